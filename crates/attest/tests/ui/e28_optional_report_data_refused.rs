@@ -1,0 +1,9 @@
+use dunlin_attest::{Claims, Endorsements, Evidence, TrustRoots, Verifier, VerifyError};
+
+fn session(evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, VerifyError> {
+    Verifier::appraise(evidence, endorsements, None, 0, &TrustRoots::vendor())
+}
+
+fn main() {
+    let _ = session;
+}

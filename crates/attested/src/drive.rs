@@ -1,0 +1,97 @@
+//! Drives a handshake over a stream.
+
+use std::io::{self, Read, Write};
+
+use dunlin_attest::Attester;
+use dunlin_handover::ledger::Reading;
+use dunlin_handover::{Nonce, ServiceId};
+
+use crate::handshake::{Action, Done, Handshake};
+use crate::message::MAX_MESSAGE;
+use crate::refusal::Refused;
+
+/// Why there is no trust.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// The stream failed.
+    #[error("the stream failed during the attested handshake")]
+    Stream(#[from] io::Error),
+    /// A message that no keep sends.
+    #[error("a message of {0} bytes was announced; at most {MAX_MESSAGE} are allowed")]
+    TooLong(u32),
+    /// One side refused the other.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// Carries a handshake out over `reader` and `writer`: each message behind its length. Returns when both sides have
+/// accepted, or one has not; the last refusal has been sent then. `read_ledger` carries a question to the ledger,
+/// and is called at a source only; `now` tells seconds since 1970.
+///
+/// It has no limit of time: whoever calls it closes the stream when it takes too long.
+///
+/// # Errors
+/// [`DriveError`].
+pub fn run(
+    mut handshake: Handshake,
+    reader: &mut dyn Read,
+    writer: &mut dyn Write,
+    attester: &dyn Attester,
+    read_ledger: &mut dyn FnMut(ServiceId, Nonce) -> Result<Reading, String>,
+    now: &dyn Fn() -> u64,
+) -> Result<Done, DriveError> {
+    loop {
+        while let Some(message) = handshake.poll_transmit() {
+            let length = (message.len() as u32).to_le_bytes();
+            writer.write_all(&[&length, message.as_slice()].concat())?;
+            writer.flush()?;
+        }
+        if let Some(outcome) = handshake.outcome() {
+            return match outcome {
+                Ok(done) => Ok((**done).clone()),
+                Err(refused) => Err(refused.clone().into()),
+            };
+        }
+        match handshake.poll_action() {
+            Some(Action::Evidence(data)) => {
+                let given = attester.evidence(&data).and_then(|evidence| Ok((evidence, attester.endorsements()?)));
+                handshake.evidence(now(), given.map_err(|error| text(&error)));
+            }
+            Some(Action::ReadLedger { service, nonce }) => {
+                let given = read_ledger(service, nonce);
+                handshake.reading(now(), given);
+            }
+            None => {
+                let message = receive(reader)?;
+                handshake.handle(now(), &message);
+            }
+        }
+    }
+}
+
+fn receive(reader: &mut dyn Read) -> Result<Vec<u8>, DriveError> {
+    let mut length = [0; 4];
+    reader.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length as usize > MAX_MESSAGE {
+        return Err(DriveError::TooLong(length));
+    }
+    // Grows with what really comes.
+    let mut message = Vec::new();
+    let read = reader.take(length.into()).read_to_end(&mut message)?;
+    if read < length as usize {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(message)
+}
+
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}

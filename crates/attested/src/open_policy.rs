@@ -1,0 +1,47 @@
+//! The policy of a service whose owner gave none.
+
+use dunlin_attest::{Policy, PolicyError, SigningKey};
+use dunlin_base::Digest;
+use dunlin_handover::{Key, ServiceId};
+
+/// A policy that lets every platform in, also a simulated one, of every provider, with every runtime. It demands the
+/// service's module and the ledger, and nothing else, and says so in the warnings of each appraisal. Both sides of a
+/// migration make the same one.
+///
+/// # Errors
+/// Only if this build cannot sign.
+pub fn open_policy(service: ServiceId, module: &Digest, ledger: Key) -> Result<Policy, PolicyError> {
+    // Everybody knows this key: a signature with it says nothing, and must not.
+    let seed = Digest::of(b"dunlin policy of nobody, not a secret\0").0;
+    let nobody = SigningKey::from_bytes(&seed).map_err(|error| PolicyError::Contradiction(error.to_string()))?;
+    let key = nobody.verifying_key();
+    let text = format!(
+        r#"# Made by Dunlin for a service whose owner gave no policy.
+format = 1
+service = "{service}"
+version = 1
+issued = 2026-01-01T00:00:00Z
+expires = 2099-12-31T23:59:59Z
+class_floor = "sim"
+modules = ["sha256:{module}"]
+require_measured_policy = false
+
+[insecure]
+any_measurement = true
+any_provider = true
+
+[sim]
+
+[tpm]
+
+[migration]
+destination = "any_accepted"
+
+[ledger]
+id = "{ledger}"
+keys = ["{key}"]
+quorum = 1
+"#
+    );
+    Policy::verify(&Policy::sign(&text, &nobody)?, &service.to_string(), &[key], None)
+}

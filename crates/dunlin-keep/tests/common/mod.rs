@@ -1,0 +1,578 @@
+//! A node for tests: starts keeps as processes, carries their calls to a ledger, and relays between them.
+#![allow(dead_code, unreachable_pub, reason = "a part of several test programs, of which each uses some")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek as _, Write};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dunlin_base::Digest;
+use dunlin_handover::converge::{Mode, Options, TimeoutAction};
+use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Record, Recovery, Request, Signer as _};
+use dunlin_handover::{LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
+use dunlin_identity::{PlatformKey, PrivateKey, Verifier};
+use dunlin_keep_link::{
+    About, Arrived, ArrivedHow, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow, Limits,
+    MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role, Spec, Start,
+    StatusReport, Stop, StopHow, Versions,
+};
+
+/// Longest time that a test waits for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const SERVICE: ServiceId = ServiceId([7; 16]);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The ledger, the owner, and a directory: what all nodes of a test share.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) ledger: Arc<Mutex<MemoryLedger>>,
+    ledger_key: dunlin_handover::Key,
+    owner: PrivateKey,
+    pub(crate) directory: PathBuf,
+    /// What its node does to what the ledger says.
+    pub(crate) tamper: Arc<AtomicBool>,
+    pub(crate) wasm: Arc<Vec<u8>>,
+    _cleaner: Arc<Cleaner>,
+}
+
+struct Cleaner(PathBuf);
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The bytes of a guest, built by `cargo xtask guests`.
+pub(crate) fn guest(name: &str) -> Option<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../testing/guests/out/{name}.wasm"));
+    match fs::read(&path) {
+        Ok(wasm) => Some(wasm),
+        Err(error) if std::env::var_os("CI").is_some() => {
+            panic!("{}: {error}: build it with `cargo xtask guests`", path.display());
+        }
+        Err(_) => {
+            eprintln!("SKIPPED: {} is missing: build it with `cargo xtask guests`", path.display());
+            None
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn new(wasm: Vec<u8>) -> Self {
+        let (signer, owner) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let ledger_key = signer.key();
+        let ledger = MemoryLedger::new(Arc::new(Verifier::certified()), Arc::new(signer));
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let directory = std::env::temp_dir().join(format!("dunlin-keep-{}-{number}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let world = Self {
+            ledger: Arc::new(Mutex::new(ledger)),
+            ledger_key,
+            owner,
+            _cleaner: Arc::new(Cleaner(directory.clone())),
+            directory,
+            tamper: Arc::default(),
+            wasm: Arc::new(wasm),
+        };
+        let action = Operation::Create {
+            owner: world.owner.key(),
+            state_hash: Digest::of(b"nothing yet"),
+            policy_hash: Digest::of(b"policy"),
+            policy_version: 1,
+            recovery: Recovery::default(),
+        };
+        let request = Request {
+            service: SERVICE,
+            operation: OperationId([1; 16]),
+            epoch: 0,
+            version: 0,
+            action,
+            signatures: Vec::new(),
+        };
+        world.ledger.lock().unwrap().apply(&request.signed(&world.owner)).unwrap().unwrap();
+        world
+    }
+
+    pub(crate) fn record(&self) -> Record {
+        self.ledger.lock().unwrap().read(SERVICE, Nonce([0; 32])).unwrap().unwrap().record
+    }
+
+    pub(crate) fn spec(&self, args: &[&str]) -> Spec {
+        Spec {
+            service: SERVICE,
+            name: "service".to_owned(),
+            module: Digest::of(&self.wasm),
+            policy: Digest::of(b"policy"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            tier: dunlin_keep_link::Tier::Cranelift,
+            limits: Limits { memory_bytes: 1 << 28, stack_bytes: 4 << 20, ..Limits::default() },
+        }
+    }
+
+    fn answer(&self, query: &LedgerQuery) -> LedgerAnswer {
+        let mut ledger = self.ledger.lock().unwrap();
+        let mut answer = match query {
+            LedgerQuery::Apply(request) => match ledger.apply(request).unwrap() {
+                Ok(receipt) => LedgerAnswer::Receipt(receipt),
+                Err(refused) => LedgerAnswer::Refused(refused),
+            },
+            LedgerQuery::Read { service, nonce } => match ledger.read(*service, *nonce).unwrap() {
+                Ok(reading) => LedgerAnswer::Reading(reading),
+                Err(refused) => LedgerAnswer::Refused(refused),
+            },
+        };
+        if self.tamper.load(Ordering::SeqCst)
+            && let LedgerAnswer::Reading(reading) = &mut answer
+        {
+            reading.record.version = reading.record.version.wrapping_add(1);
+        }
+        answer
+    }
+}
+
+/// A machine: its key and its directory of states.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    pub(crate) world: World,
+    pub(crate) name: String,
+    platform: PlatformKey,
+    pub(crate) states: PathBuf,
+}
+
+impl Machine {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
+        let states = world.directory.join(format!("states-{name}"));
+        fs::create_dir_all(&states).unwrap();
+        let platform = PlatformKey::generate().unwrap();
+        Self { world: world.clone(), name: name.to_owned(), platform, states }
+    }
+
+    pub(crate) fn platform(&self) -> dunlin_handover::PlatformId {
+        dunlin_handover::PlatformId(self.platform.key().0)
+    }
+
+    /// Starts a keep and gives it its identity.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep::start(self)
+    }
+}
+
+/// A keep, as its node sees it.
+pub(crate) struct Keep {
+    pub(crate) machine: Machine,
+    channel: Arc<Channel>,
+    child: Mutex<Child>,
+    reports: Mutex<Receiver<Report>>,
+    wishes: Mutex<Vec<Report>>,
+    next: AtomicU64,
+    pub(crate) sockets: Arc<Mutex<BTreeMap<ConnectionId, Sockets>>>,
+    pub(crate) ready: Ready,
+    pub(crate) log: Arc<Mutex<Vec<String>>>,
+}
+
+/// What the node has of a connection.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// The node's end of the pair, for a connection that arrived.
+    pub(crate) node: Option<OwnedFd>,
+    /// The duplicate of the program's socket.
+    pub(crate) duplicate: OwnedFd,
+}
+
+impl Keep {
+    fn start(machine: &Machine) -> Self {
+        let (near, far) = Channel::pair().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_dunlin-keep"))
+            .args(["--link", "0"])
+            .stdin(Stdio::from(far.into_descriptor()))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let channel = Arc::new(near);
+        let (heard, reports) = channel_of_reports();
+        let sockets: Arc<Mutex<BTreeMap<ConnectionId, Sockets>>> = Arc::default();
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        spawn_listener(machine.world.clone(), channel.clone(), heard, sockets.clone(), log.clone());
+        let Ok(Report::Ready(ready)) = reports.recv_timeout(PATIENCE) else { panic!("the keep is not ready") };
+        let keep = Self {
+            machine: machine.clone(),
+            channel,
+            child: Mutex::new(child),
+            reports: Mutex::new(reports),
+            wishes: Mutex::default(),
+            next: AtomicU64::new(1),
+            sockets,
+            ready,
+            log,
+        };
+        let identity = Identity {
+            order: keep.number(),
+            version: Versions::SUPPORTED.newest,
+            ledger: machine.world.ledger_key,
+            node: machine.name.clone(),
+            provider: "tests".to_owned(),
+            platform: machine.platform.to_pkcs8().unwrap().to_vec(),
+            certificates: Vec::new(),
+            roots: Vec::new(),
+        };
+        keep.order(&Order::Identity(identity), &[]);
+        keep.expect("done", |report| matches!(report, Report::Done(_)).then_some(()));
+        keep
+    }
+
+    pub(crate) fn number(&self) -> OrderId {
+        OrderId(self.next.fetch_add(1, Ordering::SeqCst))
+    }
+
+    pub(crate) fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) {
+        let packet = Packet::order(Versions::SUPPORTED.newest, order).unwrap();
+        // A keep that is gone is noticed by what it does not say.
+        let _gone = self.channel.send(&packet, descriptors);
+    }
+
+    /// The next report that `pick` takes. Wishes before it are kept for who asks for them: a program that has arrived may
+    /// have one before its keep reports the arrival. Others before it are forgotten.
+    #[track_caller]
+    pub(crate) fn expect<T>(&self, what: &str, mut pick: impl FnMut(&Report) -> Option<T>) -> T {
+        let reports = self.reports.lock().unwrap();
+        let mut wishes = self.wishes.lock().unwrap();
+        if let Some((at, picked)) = wishes.iter().enumerate().find_map(|(at, wish)| Some((at, pick(wish)?))) {
+            wishes.remove(at);
+            return picked;
+        }
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match reports.recv_timeout(left) {
+                Ok(report) => {
+                    if let Some(picked) = pick(&report) {
+                        return picked;
+                    }
+                    if matches!(report, Report::Wish(_)) {
+                        wishes.push(report);
+                    }
+                }
+                Err(_) => panic!("{}: {what} never came; it said {:#?}", self.machine.name, self.log.lock().unwrap()),
+            }
+        }
+    }
+
+    /// The next report, or `None` at the end of the keep.
+    pub(crate) fn next_report(&self, patience: Duration) -> Option<Report> {
+        self.reports.lock().unwrap().recv_timeout(patience).ok()
+    }
+
+    /// Orders the service's start. `more` are roles and descriptors besides module and states.
+    pub(crate) fn start_service(&self, spec: &Spec, origin: Origin, more: Vec<(Role, OwnedFd)>) -> OrderId {
+        let order = self.number();
+        let states: OwnedFd = File::open(&self.machine.states).unwrap().into();
+        let mut all = vec![(Role::Module, file_with(&self.machine.world.wasm)), (Role::States, states)];
+        all.extend(more);
+        let (roles, descriptors): (Vec<Role>, Vec<OwnedFd>) = all.into_iter().unzip();
+        let offered = Offered::new(roles).unwrap();
+        let start = Start { order, spec: spec.clone(), origin, offered };
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+        self.order(&Order::Start(start), &borrowed);
+        order
+    }
+
+    #[track_caller]
+    pub(crate) fn running(&self) -> dunlin_keep_link::Running {
+        self.expect("running", |report| match report {
+            Report::Running(running) => Some(running.clone()),
+            Report::Failed(failed) => panic!("{}: the start failed: {failed:?}", self.machine.name),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn failed(&self) -> dunlin_keep_link::Failed {
+        self.expect("failed", |report| match report {
+            Report::Failed(failed) => Some(failed.clone()),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn ended(&self) -> Ended {
+        self.expect("ended", |report| match report {
+            Report::Ended(ended) => Some(ended.clone()),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn checkpoint(&self) -> dunlin_keep_link::Checkpointed {
+        self.order(&Order::Checkpoint(Call { order: self.number() }), &[]);
+        self.expect("checkpointed", |report| match report {
+            Report::Checkpointed(checkpointed) => Some(*checkpointed),
+            Report::Failed(failed) => panic!("the checkpoint failed: {failed:?}"),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn stop(&self, how: StopHow) {
+        self.order(&Order::Stop(Stop { order: self.number(), how }), &[]);
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self) -> StatusReport {
+        self.order(&Order::Query(Call { order: self.number() }), &[]);
+        self.expect("status", |report| match report {
+            Report::Status(status) => Some(status.clone()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn cancel(&self, migration: MigrationId) {
+        self.order(&Order::Cancel(About { order: self.number(), migration }), &[]);
+    }
+
+    pub(crate) fn migrate_in(&self, spec: &Spec, migration: MigrationId, peer: OwnedFd, more: Vec<(Role, OwnedFd)>) {
+        let states: OwnedFd = File::open(&self.machine.states).unwrap().into();
+        let mut all = vec![(Role::Peer, peer), (Role::States, states)];
+        all.extend(more);
+        let (roles, descriptors): (Vec<Role>, Vec<OwnedFd>) = all.into_iter().unzip();
+        let offered = Offered::new(roles).unwrap();
+        let migrate = MigrateIn { order: self.number(), migration, spec: spec.clone(), offered };
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+        self.order(&Order::MigrateIn(migrate), &borrowed);
+    }
+
+    pub(crate) fn migrate_out(&self, migration: MigrationId, options: Options, dry_run: bool, peer: &OwnedFd) {
+        let migrate = MigrateOut { order: self.number(), migration, options, dry_run, wish: None };
+        self.order(&Order::MigrateOut(migrate), &[peer.as_fd()]);
+    }
+
+    #[track_caller]
+    pub(crate) fn left(&self) -> Left {
+        self.expect("left", |report| match report {
+            Report::Left(left) => Some(left.clone()),
+            Report::Failed(failed) => panic!("the departure failed: {failed:?}"),
+            _ => None,
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn arrived(&self) -> Arrived {
+        self.expect("arrived", |report| match report {
+            Report::Arrived(arrived) => Some(arrived.clone()),
+            Report::Failed(failed) => panic!("the arrival failed: {failed:?}"),
+            _ => None,
+        })
+    }
+
+    /// As a crash: the process is gone at once.
+    pub(crate) fn kill(&self) {
+        let mut child = self.child.lock().unwrap();
+        let _gone = child.kill();
+        let _reaped = child.wait();
+    }
+
+    /// Waits until the process has ended by itself.
+    #[track_caller]
+    pub(crate) fn wait(&self) -> std::process::ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "{}: the process goes on", self.machine.name);
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn channel_of_reports() -> (Sender<Report>, Receiver<Report>) {
+    channel()
+}
+
+fn spawn_listener(
+    world: World,
+    channel: Arc<Channel>,
+    heard: Sender<Report>,
+    sockets: Arc<Mutex<BTreeMap<ConnectionId, Sockets>>>,
+    log: Arc<Mutex<Vec<String>>>,
+) {
+    thread::spawn(move || {
+        while let Ok(Some(Received { bytes, descriptors })) = channel.receive() {
+            let report = Packet::read_report(&bytes, descriptors.len(), None).unwrap();
+            log.lock().unwrap().push(format!("{report:?}").chars().take(300).collect());
+            match &report {
+                Report::Ledger(call) => {
+                    let reply = LedgerReply { id: call.id, answer: world.answer(&call.query) };
+                    let packet = Packet::order(1, &Order::LedgerReply(reply)).unwrap();
+                    let _gone = channel.send(&packet, &[]);
+                    continue;
+                }
+                Report::Connected(Connected { id, carried, .. }) => {
+                    let mut descriptors = descriptors.into_iter();
+                    let node = if *carried { descriptors.next() } else { None };
+                    let duplicate = descriptors.next().unwrap();
+                    sockets.lock().unwrap().insert(*id, Sockets { node, duplicate });
+                }
+                Report::Closed(closed) => drop(sockets.lock().unwrap().remove(&closed.id)),
+                _ => {}
+            }
+            if heard.send(report).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// An unlinked file with these bytes, to be read from its start.
+pub(crate) fn file_with(bytes: &[u8]) -> OwnedFd {
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    let path = std::env::temp_dir().join(format!("dunlin-keep-file-{}-{number}", std::process::id()));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file.into()
+}
+
+/// A pipe whose reading end collects everything.
+pub(crate) fn collector() -> (OwnedFd, thread::JoinHandle<String>) {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let collected = thread::spawn(move || {
+        let mut text = String::new();
+        File::from(read).read_to_string(&mut text).unwrap();
+        text
+    });
+    (write, collected)
+}
+
+pub(crate) fn listener() -> (OwnedFd, std::net::SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener.into(), address)
+}
+
+pub(crate) fn options(mode: Mode) -> Options {
+    // Wide limits: what a busy test machine takes is not what is tested here.
+    Options {
+        mode,
+        max_downtime: Duration::from_secs(10),
+        timeout_action: TimeoutAction::Stop,
+        max_rounds: 6,
+        ..Options::default()
+    }
+}
+
+/// A stream between two keeps, relayed as nodes do it. It can be cut.
+pub(crate) struct Wire {
+    pub(crate) source: OwnedFd,
+    pub(crate) destination: OwnedFd,
+    cut: Vec<UnixStream>,
+}
+
+impl Wire {
+    pub(crate) fn new() -> Self {
+        let (source, near) = UnixStream::pair().unwrap();
+        let (far, destination) = UnixStream::pair().unwrap();
+        let cut = vec![near.try_clone().unwrap(), far.try_clone().unwrap()];
+        relay(near.try_clone().unwrap().into(), far.try_clone().unwrap().into());
+        relay(far.into(), near.into());
+        Self { source: source.into(), destination: destination.into(), cut }
+    }
+
+    pub(crate) fn cut(&self) {
+        for end in &self.cut {
+            let _gone = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Copies one direction, and its end.
+pub(crate) fn relay(from: OwnedFd, to: OwnedFd) {
+    thread::spawn(move || {
+        // Whatever kind of stream it is: only what all have in common is used.
+        let (mut from, mut to) = (UnixStream::from(from), UnixStream::from(to));
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(length @ 1..) => {
+                    if to.write_all(&buffer[..length]).is_err() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+                _ => break,
+            }
+        }
+        let _gone = to.shutdown(Shutdown::Write);
+    });
+}
+
+/// What a node does with the connections that moved: relays them between the socket at the old keep and the pair at the
+/// new one.
+pub(crate) fn join_connections(old: &Keep, left: &Left, new: &Keep) {
+    assert!(matches!(left.how, LeftHow::Moved { .. }), "{left:?}");
+    for connection in &left.connections {
+        let old_socket = old.sockets.lock().unwrap().remove(&connection.id).expect("the old node knows it");
+        let until = Instant::now() + PATIENCE;
+        let node_end = loop {
+            let mut sockets = new.sockets.lock().unwrap();
+            if let Some(end) = sockets.get_mut(&connection.id).and_then(|sockets| sockets.node.take()) {
+                break end;
+            }
+            drop(sockets);
+            assert!(Instant::now() < until, "the new keep never told of {}", connection.id);
+            thread::sleep(Duration::from_millis(1));
+        };
+        // The program's socket is non-blocking, and so is its duplicate.
+        rustix::io::ioctl_fionbio(&old_socket.duplicate, false).unwrap();
+        let (from, back) = (old_socket.duplicate.try_clone().unwrap(), node_end.try_clone().unwrap());
+        relay(from, node_end);
+        relay(back, old_socket.duplicate);
+    }
+}
+
+/// Moves the service from one keep to another; both tell how it went.
+pub(crate) fn migrate(
+    from: &Keep,
+    to: &Keep,
+    spec: &Spec,
+    options: Options,
+    more: Vec<(Role, OwnedFd)>,
+) -> (Left, Arrived) {
+    let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.to_le_bytes());
+    let wire = Wire::new();
+    let Wire { source, destination, .. } = wire;
+    to.migrate_in(spec, MigrationId(id), destination, more);
+    from.migrate_out(MigrationId(id), options, false, &source);
+    drop(source);
+    let left = from.left();
+    let arrived = to.arrived();
+    (left, arrived)
+}
+
+pub(crate) fn is_live(arrived: &Arrived) -> bool {
+    matches!(arrived.how, ArrivedHow::Live { .. })
+}

@@ -1,0 +1,219 @@
+//! `dunlin attest`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use dunlin_attest::{AttesterError, BindingContext, Bytes, Class, Role, TpmEvent, TpmEventKind};
+use dunlin_attesters::Choice;
+use dunlin_base::{Digest, Hasher};
+use serde::Serialize;
+
+use crate::failure::{Exit, Failure, Result};
+use crate::report::run::json;
+use crate::{file, keys, text};
+
+/// Ask this machine for evidence of what it is
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Attest {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    #[command(before_help = NODE, after_help = EXIT_CODES)]
+    Node(Box<Node>),
+    List(List),
+}
+
+const NODE: &str = "\
+Examples:
+  dunlin attest node --challenge 5f3a...(64 digits) -o here.evidence --binding here.binding
+  dunlin attest node --attester tpm:/dev/tpmrm0 --statement machine.statement -o here.evidence
+  dunlin evidence verify --policy shop.policy --owner owner.pub --binding here.binding here.evidence";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0; 64 wrong usage; 66 a file cannot be opened; 69 the platform is not there; 73 a file cannot be written";
+
+/// Evidence of this machine for a challenge
+#[derive(Debug, Args)]
+struct Node {
+    /// sim, sim:NAME, tpm, tpm:DEVICE, snp, tdx or sgx; there is no automatic choice and no fallback
+    #[arg(long, value_name = "ATTESTER", default_value = "sim")]
+    attester: Choice,
+    /// The verifier's nonce, 64 digits; without it one is drawn, which proves nothing to anybody else
+    #[arg(long, value_name = "DIGITS", value_parser = keys::digits)]
+    challenge: Option<Bytes>,
+    /// Where to write the evidence
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Where to write what it is bound to
+    #[arg(long, value_name = "FILE")]
+    binding: Option<PathBuf>,
+    /// Where to write what belongs to the evidence: certificates, the provider's statement
+    #[arg(long, value_name = "FILE")]
+    endorsements: Option<PathBuf>,
+    /// For a TPM: the provider's statement from the enrolment
+    #[arg(long, value_name = "FILE")]
+    statement: Option<PathBuf>,
+    /// For a TPM: the event log of register 15
+    #[arg(long, value_name = "FILE", default_value = dunlin_attesters::EVENT_LOG)]
+    event_log: PathBuf,
+    /// The policy under which the machine works, as signed text's digest of 64 digits; it is measured where that is possible
+    #[arg(long, value_name = "DIGEST")]
+    policy: Option<Digest>,
+    /// The provider that operates the machine
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    provider: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The attesters that this build knows, and whether their platforms are here
+#[derive(Debug, Args)]
+struct List {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(attest: &Attest) -> Result<ExitCode> {
+    match &attest.command {
+        Verb::Node(node) => run_node(node),
+        Verb::List(List { json: as_json }) => {
+            let found: Vec<_> = Choice::all().iter().map(Found::of).collect();
+            let mut table = text::Table::new(&["attester", "class", "here"]);
+            for Found { attester, class, here, why } in &found {
+                let here = if *here { "yes".to_owned() } else { format!("no: {}", why.as_deref().unwrap_or_default()) };
+                table.row([attester.clone(), (*class).to_owned(), here]);
+            }
+            text::print(&if *as_json { json(&found)? } else { table.render("") });
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    attester: String,
+    /// The best that its evidence can be.
+    class: &'static str,
+    here: bool,
+    why: Option<String>,
+}
+
+impl Found {
+    fn of(choice: &Choice) -> Self {
+        let opened = choice.open();
+        Self {
+            attester: choice.to_string(),
+            class: choice.class().name(),
+            here: opened.is_ok(),
+            why: opened.err().map(|error| error.to_string()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Made {
+    technology: &'static str,
+    class: &'static str,
+    label: Option<&'static str>,
+    challenge: String,
+    bytes: usize,
+    platform: Option<String>,
+}
+
+fn run_node(node: &Node) -> Result<ExitCode> {
+    let Node {
+        attester,
+        challenge,
+        output,
+        binding: binding_file,
+        endorsements,
+        statement,
+        event_log,
+        policy,
+        provider,
+        json: as_json,
+    } = node;
+    let nonce: [u8; 32] = match challenge {
+        Some(challenge) => {
+            challenge.0.as_slice().try_into().map_err(|_| Failure::new(Exit::Usage, "a challenge has 64 digits"))?
+        }
+        None => keys::generate()?.1,
+    };
+    let mut choice = attester.clone().with_event_log(event_log.clone());
+    if let Some(path) = statement {
+        choice = choice.with_statement(file::read(path)?);
+    }
+    let attester = choice.open().map_err(because)?;
+    let runtime = Digest::of(&file::read("/proc/self/exe".as_ref())?);
+    let measured = [(TpmEventKind::Runtime, Some(runtime)), (TpmEventKind::Policy, *policy)];
+    for (kind, digest) in measured.into_iter().filter_map(|(kind, digest)| Some((kind, digest?))) {
+        match attester.measure(TpmEvent { kind, digest }) {
+            // A TEE measured at its launch, and has no register for what comes later.
+            Ok(()) | Err(AttesterError::NoRegister(_)) => {}
+            Err(error) => return Err(because(error)),
+        }
+    }
+    let context = context(nonce, provider, policy.unwrap_or(Digest([0; 32])))?;
+    let evidence = attester.evidence(&context.report_data()).map_err(because)?;
+    let bytes = evidence.to_cbor();
+    file::write_atomically(output, &bytes)?;
+    if let Some(path) = binding_file {
+        file::write_atomically(path, &context.to_cbor())?;
+    }
+    if let Some(path) = endorsements {
+        file::write_atomically(path, &attester.endorsements().map_err(because)?.to_cbor())?;
+    }
+    let made = Made {
+        technology: evidence.technology().name(),
+        class: choice.class().name(),
+        label: (choice.class() == Class::Sim).then_some("SIMULATED: this proves nothing about the machine"),
+        challenge: Bytes::from(nonce).to_string(),
+        bytes: bytes.len(),
+        platform: attester.platform_hint().map(|platform| platform.to_string()),
+    };
+    if let Some(label) = made.label {
+        text::note(label);
+    }
+    let plain = format!(
+        "{} bytes of {} evidence, class {}, for challenge {}\n",
+        made.bytes, made.technology, made.class, made.challenge
+    );
+    text::print(&if *as_json { json(&made)? } else { plain });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// There is no session: the exporter says so, the keys are made for this one answer, and the nonce is what binds.
+fn context(nonce: [u8; 32], provider: &str, policy: Digest) -> Result<BindingContext> {
+    let (key, _) = keys::generate()?;
+    let mut offline = Hasher::default();
+    offline.update(b"dunlin: evidence outside of a session\0");
+    offline.update(&nonce);
+    let instance_key = key.verifying_key();
+    Ok(BindingContext {
+        role: Role::ServiceToClient,
+        exporter: offline.finish().0,
+        peer_nonce: nonce,
+        own_spki: instance_key.thumbprint(),
+        peer_spki: Digest::of(b"nobody"),
+        instance_key,
+        kem_key: Bytes(instance_key.to_bytes()),
+        service: "node".to_owned(),
+        epoch: 0,
+        migration: [0; 16],
+        policy,
+        module: Digest([0; 32]),
+        provider: provider.to_owned(),
+        ledger: "none".to_owned(),
+    })
+}
+
+fn because(error: AttesterError) -> Failure {
+    Failure::because(Exit::Unavailable, "this machine gives no such evidence")(error)
+}

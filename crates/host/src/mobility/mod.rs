@@ -1,0 +1,117 @@
+//! The interface `dunlin:agent/mobility`: a program asks where it is, and moves itself. `docs/agents.md` of the repository
+//! describes it for who writes programs.
+//!
+//! `migrate` blocks until the program is elsewhere, or somebody says why not. The stop that a move needs ends the call, as
+//! it ends every call that blocks; issued again at the destination, it returns. State: that the program has left because it
+//! wished to. Only there when it did.
+
+mod wish;
+
+use dunlin_base::ValueType::I32;
+use rustix::event::PollFlags;
+
+use crate::codec::{CodecError, Reader, Writer};
+use crate::errno::Errno;
+use crate::interface::{Function, Interface};
+use crate::memory::Memory;
+use crate::preview1::{Break, Params};
+use crate::sections::{Frozen, kind};
+use crate::world::World;
+
+pub use wish::{Mobility, Wish};
+
+/// The module from which programs import it.
+pub const MODULE: &str = "dunlin:agent/mobility";
+
+/// Longest name of a destination, in bytes.
+const MAX_DESTINATION: u32 = 256;
+
+/// The wish of a program at a freeze: it has one, and this is the move that fulfils it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeftV1;
+
+impl Frozen for LeftV1 {
+    const KIND: u16 = kind::MOBILITY;
+    const VERSION: u16 = 1;
+
+    fn write(&self, writer: &mut Writer) {
+        writer.flag(true);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        if reader.flag("departure")? { Ok(Self) } else { Err(reader.invalid("departure")) }
+    }
+}
+
+/// What a program wishes.
+#[derive(Debug, Default)]
+pub(crate) enum Wishing {
+    /// Nothing.
+    #[default]
+    No,
+    /// To be elsewhere.
+    Waits(Wish),
+    /// It is where it wished to be, and its call has not returned yet.
+    Arrived,
+}
+
+impl Wishing {
+    pub(crate) fn thaw(left: Option<LeftV1>) -> Self {
+        left.map_or(Self::No, |LeftV1| Self::Arrived)
+    }
+
+    /// A wish that no move fulfils at this moment is not state: the call is issued again, and wishes again.
+    pub(crate) fn freeze(&self) -> Option<LeftV1> {
+        match self {
+            Self::No => None,
+            Self::Waits(wish) => wish.is_leaving().then_some(LeftV1),
+            Self::Arrived => Some(LeftV1),
+        }
+    }
+}
+
+/// Its functions.
+pub(crate) static INTERFACE: Interface = Interface {
+    module: MODULE,
+    first: 12 << 16,
+    functions: &[
+        Function { name: "migrate", params: &[I32; 2], run: migrate },
+        Function { name: "where-am-i", params: &[I32; 3], run: where_am_i },
+    ],
+};
+
+/// `(destination: pointer, length) -> errno`: returns 0 there, `EHOSTUNREACH` here if the move is refused or fails, and
+/// `ENOTSUP` where nothing moves.
+fn migrate(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
+    let (pointer, length) = (params.u32(0), params.u32(1));
+    if length == 0 || length > MAX_DESTINATION {
+        return Err(Errno::Inval.into());
+    }
+    let destination = memory.text(pointer, length)?.to_owned();
+    let mobility = world.mobility.as_ref().ok_or(Errno::Notsup)?;
+    match &world.wishing {
+        Wishing::Arrived => {
+            world.wishing = Wishing::No;
+            return Ok(());
+        }
+        Wishing::Waits(_) => {}
+        Wishing::No => world.wishing = Wishing::Waits(mobility.wish(&destination)?),
+    }
+    let Wishing::Waits(wish) = &world.wishing else { return Err(Errno::Inval.into()) };
+    if wish.refusal().is_none() {
+        world.waker.wait_for(wish.event(), PollFlags::IN, false)?;
+    }
+    world.wishing = Wishing::No;
+    Err(Errno::Hostunreach.into())
+}
+
+/// `(buffer: pointer, length, written: pointer) -> errno`: the name of the place, as far as there is room; `written` gets the
+/// whole name's length.
+fn where_am_i(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
+    let (pointer, length, written) = (params.u32(0), params.u32(1), params.u32(2));
+    memory.range(written, 1, 4)?;
+    let place = world.mobility.as_ref().map(|mobility| mobility.here()).unwrap_or_default();
+    let shown = place.as_bytes().get(..length as usize).unwrap_or(place.as_bytes());
+    memory.write(pointer, shown)?;
+    Ok(memory.write_u32(written, place.len() as u32)?)
+}

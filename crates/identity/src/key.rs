@@ -1,0 +1,214 @@
+//! Private and public keys.
+
+use core::fmt;
+
+use dunlin_base::Digest;
+use dunlin_handover::Key;
+use dunlin_handover::ledger::Signer;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::elliptic_curve::zeroize::Zeroizing;
+use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+
+use crate::error::IdentityError;
+
+/// Bytes of a compressed point.
+const POINT: usize = 33;
+/// Bytes of a signature, the public key in front included.
+pub const SIGNATURE_LENGTH: usize = POINT + 64;
+
+/// The key of one instance of a keep: it is made when the keep starts, and never leaves it.
+pub type InstanceKey = PrivateKey;
+/// The key of a machine: its thumbprint is the machine's id in the ledger.
+pub type PlatformKey = PrivateKey;
+
+/// A P-256 private key. It is wiped when it is dropped.
+#[derive(Clone)]
+pub struct PrivateKey {
+    signing: SigningKey,
+    public: PublicKey,
+}
+
+impl PrivateKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// [`IdentityError::Random`].
+    pub fn generate() -> Result<Self, IdentityError> {
+        loop {
+            let mut bytes = Zeroizing::new([0; 32]);
+            getrandom::fill(&mut *bytes).map_err(IdentityError::Random)?;
+            // All but one in 2^32 random numbers are scalars of the curve.
+            if let Ok(signing) = SigningKey::from_slice(&*bytes) {
+                return Self::of(signing);
+            }
+        }
+    }
+
+    /// Reads PKCS #8 (DER).
+    ///
+    /// # Errors
+    /// [`IdentityError::PrivateKey`].
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, IdentityError> {
+        Self::of(SigningKey::from_pkcs8_der(der).map_err(IdentityError::PrivateKey)?)
+    }
+
+    /// Writes PKCS #8 (DER). The bytes are wiped when they are dropped.
+    ///
+    /// # Errors
+    /// [`IdentityError::Write`].
+    pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+        Ok(self.signing.to_pkcs8_der().map_err(IdentityError::Write)?.to_bytes())
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn signing(&self) -> &SigningKey {
+        &self.signing
+    }
+
+    fn of(signing: SigningKey) -> Result<Self, IdentityError> {
+        let public = PublicKey::of(*signing.verifying_key())?;
+        Ok(Self { signing, public })
+    }
+}
+
+impl Signer for PrivateKey {
+    fn key(&self) -> Key {
+        self.public.thumbprint()
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let signature: Signature = self.signing.sign(message);
+        let mut out = Vec::with_capacity(SIGNATURE_LENGTH);
+        out.extend_from_slice(self.public.verifying.to_sec1_point(true).as_bytes());
+        out.extend_from_slice(&signature.to_bytes());
+        out
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    /// Without the private half.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PrivateKey").field(&self.public.thumbprint()).finish()
+    }
+}
+
+/// A P-256 public key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    verifying: VerifyingKey,
+    spki: Vec<u8>,
+}
+
+impl PublicKey {
+    /// Reads a `SubjectPublicKeyInfo` (DER).
+    ///
+    /// # Errors
+    /// [`IdentityError::PublicKey`].
+    pub fn from_spki(der: &[u8]) -> Result<Self, IdentityError> {
+        Self::of(VerifyingKey::from_public_key_der(der).map_err(IdentityError::PublicKey)?)
+    }
+
+    /// The `SubjectPublicKeyInfo` (DER).
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The name of the key everywhere else: SHA-256 of the `SubjectPublicKeyInfo`.
+    pub fn thumbprint(&self) -> Key {
+        Key(Digest::of(&self.spki).0)
+    }
+
+    /// Whether `signature`, as [`PrivateKey`] makes them, is of this key over `message`.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        split(signature).is_some_and(|(verifying, signature)| {
+            verifying == self.verifying && verifying.verify(message, &signature).is_ok()
+        })
+    }
+
+    fn of(verifying: VerifyingKey) -> Result<Self, IdentityError> {
+        let spki = verifying.to_public_key_der().map_err(IdentityError::PublicKey)?.into_vec();
+        Ok(Self { verifying, spki })
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PublicKey").field(&self.thumbprint()).finish()
+    }
+}
+
+/// Whether `signature` is over `message`, and of the key with this thumbprint.
+pub(crate) fn is_signed_by(key: Key, message: &[u8], signature: &[u8]) -> bool {
+    let Some((verifying, signature)) = split(signature) else { return false };
+    PublicKey::of(verifying).is_ok_and(|public| public.thumbprint() == key)
+        && verifying.verify(message, &signature).is_ok()
+}
+
+fn split(signature: &[u8]) -> Option<(VerifyingKey, Signature)> {
+    let (point, signature) = signature.split_at_checked(POINT)?;
+    Some((VerifyingKey::from_sec1_bytes(point).ok()?, Signature::from_slice(signature).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_of_one_key_over_one_message() {
+        let (one, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let signature = one.sign(b"message");
+        assert_eq!(signature.len(), SIGNATURE_LENGTH);
+        assert!(one.public().verify(b"message", &signature));
+        assert!(is_signed_by(one.key(), b"message", &signature));
+        assert!(!one.public().verify(b"massage", &signature));
+        assert!(!other.public().verify(b"message", &signature));
+        assert!(!is_signed_by(other.key(), b"message", &signature));
+        // The key in front is part of what counts: nobody signs in another's name by putting his key there.
+        let mut swapped = other.sign(b"message");
+        swapped[..POINT].copy_from_slice(&signature[..POINT]);
+        assert!(!is_signed_by(one.key(), b"message", &swapped));
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_length_is_refused() {
+        let key = PrivateKey::generate().unwrap();
+        let signature = key.sign(b"message");
+        for bit in 0..signature.len() * 8 {
+            let mut changed = signature.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_signed_by(key.key(), b"message", &changed), "bit {bit}");
+        }
+        for length in 0..signature.len() {
+            assert!(!is_signed_by(key.key(), b"message", &signature[..length]), "{length} bytes");
+        }
+        assert!(!is_signed_by(key.key(), b"message", &[signature.as_slice(), &[0]].concat()));
+    }
+
+    #[test]
+    fn keys_come_back_from_their_encodings() {
+        let key = PrivateKey::generate().unwrap();
+        let again = PrivateKey::from_pkcs8(&key.to_pkcs8().unwrap()).unwrap();
+        assert_eq!(again.key(), key.key());
+        assert!(key.public().verify(b"message", &again.sign(b"message")));
+        let public = PublicKey::from_spki(key.public().spki()).unwrap();
+        assert_eq!(&public, key.public());
+        // SubjectPublicKeyInfo of P-256 with an uncompressed point has one length.
+        assert_eq!(public.spki().len(), 91);
+        assert!(PrivateKey::from_pkcs8(b"no key").is_err());
+        assert!(PublicKey::from_spki(&key.public().spki()[1..]).is_err());
+    }
+
+    #[test]
+    fn a_private_key_is_not_shown() {
+        let key = PrivateKey::generate().unwrap();
+        let shown = format!("{key:?}");
+        let scalar = key.signing().to_bytes();
+        let secret: String = scalar.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        assert!(shown.starts_with("PrivateKey(Key(") && !shown.contains(&secret), "{shown}");
+    }
+}

@@ -1,0 +1,274 @@
+//! The service arrives from another keep.
+
+use std::sync::Arc;
+
+use dunlin_base::Digest;
+use dunlin_engine::{Instance, Lazy, Prepared};
+use dunlin_handover::destination::{Config, Outcome};
+use dunlin_handover::ledger::Record;
+use dunlin_handover::message::{Blocked, BlockedCode, Evidence, Features, Offer, Text, Versions};
+use dunlin_handover::{Limits, MigrationId};
+use dunlin_host::{Config as WorldConfig, World};
+use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec};
+
+use crate::boot::decode;
+use crate::carrier::LinkCarrier;
+use crate::error::Failure;
+use crate::migrate::outgoing::text;
+use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging};
+use crate::mobility::LinkMobility;
+use crate::offer::{Around, Given, Loaded, limits};
+use crate::orders::Desk;
+use crate::outbox::{Outbox, Post};
+use crate::peer::{self, Peer};
+use crate::service::{Parts, Service};
+use crate::who::{Who, entropy};
+
+/// An arrival that is ready to begin.
+pub(crate) struct Arrival {
+    run: DestinationRun,
+    lodger: Lodger,
+}
+
+impl Arrival {
+    /// Prepares the destination for a service that its node announced.
+    pub(crate) fn new(
+        order: OrderId,
+        migration: MigrationId,
+        spec: Spec,
+        given: Given,
+        peer: &Peer,
+        who: &Who,
+        desk: &Arc<Desk>,
+    ) -> Result<(Self, DestinationHandle), Failure> {
+        let outbox = desk.outbox().clone();
+        let destination = Destination {
+            config: Config {
+                policy_hash: spec.policy,
+                peer: peer.key,
+                features: Features { postcopy: Lazy::is_available(), zstd: true },
+                evidence: Evidence::default(),
+                versions: Versions::SUPPORTED,
+                keys: who.keys.clone(),
+                limits: Limits::default(),
+                guard: peer::guard(),
+                entropy: entropy()?,
+            },
+            stage: given.states.shelf(&given.states.staged(migration)),
+            guard: Box::new(peer::guard),
+        };
+        let (run, handle) = destination.prepare();
+        let told = outbox.clone();
+        let run = run.watched(Box::new(move |name| {
+            told.send(&Report::Phase(Phase { migration, name: name.to_owned() }));
+        }));
+        let carrier = Arc::new(LinkCarrier::arriving(outbox.clone()));
+        let mobility = Arc::new(LinkMobility::new(outbox.clone(), who.node.clone()));
+        let around = Around { carrier, mobility };
+        let lodger = Lodger {
+            order,
+            migration,
+            config: given.config(&spec, &around)?,
+            given,
+            spec,
+            around,
+            desk: desk.clone(),
+            outbox,
+            loaded: None,
+            restored: None,
+            lazy: 0,
+            service: None,
+        };
+        Ok((Self { run, lodger }, handle))
+    }
+
+    /// Takes the service: what the node is to hear of it, and what the keep does then.
+    pub(crate) fn run(self, peer: Peer, post: Post) -> Result<(Arrived, Landed), Failure> {
+        let Self { run, mut lodger } = self;
+        let report = run.run(&mut lodger, peer.stream, Box::new(post)).map_err(|error| match error {
+            crate::migrate::Error::Thread(source) => {
+                Failure::system("a thread of the migration cannot be started")(source)
+            }
+        })?;
+        let (how, landed) = match report.outcome {
+            Outcome::Live { epoch } => {
+                let (service, version) = lodger.settle()?;
+                (ArrivedHow::Live { epoch, version, complete: true }, Landed::Here(service))
+            }
+            Outcome::DryRun => (ArrivedHow::DryRun, Landed::Waiting),
+            Outcome::Refused(blocked) => (ArrivedHow::Refused(blocked), Landed::Waiting),
+            Outcome::Failed(why) => (ArrivedHow::Failed(why), Landed::Over),
+            Outcome::GaveBack => (ArrivedHow::GaveBack, Landed::Over),
+            // Nothing is decided, or nothing that this program knows.
+            _ => (ArrivedHow::Parked, Landed::Over),
+        };
+        let Lodger { order, migration, .. } = lodger;
+        Ok((Arrived { order, migration, how }, landed))
+    }
+}
+
+/// What became of an arrival.
+#[derive(Debug)]
+pub(crate) enum Landed {
+    /// The service runs here, with all its memory.
+    Here(Arc<Service>),
+    /// It does not, and the keep can take another order.
+    Waiting,
+    /// It does not, and this instance is of no more use.
+    Over,
+}
+
+/// The place for the service.
+struct Lodger {
+    order: OrderId,
+    migration: MigrationId,
+    spec: Spec,
+    given: Given,
+    config: WorldConfig,
+    around: Around,
+    desk: Arc<Desk>,
+    outbox: Outbox,
+    loaded: Option<Loaded>,
+    restored: Option<Instance>,
+    /// Pages that come after the switch.
+    lazy: u64,
+    service: Option<Arc<Service>>,
+}
+
+impl Lodger {
+    /// All of the state is here and committed: it gets its name, and whatever was here before goes.
+    fn settle(&self) -> Result<(Arc<Service>, u64), Failure> {
+        let Some(service) = &self.service else {
+            return Err(Failure::Over("it ended while it arrived".to_owned()));
+        };
+        let record = service.record();
+        let states = &self.given.states;
+        let path = states.state(record.version, &record.state_hash);
+        let named = states.rename(&states.staged(self.migration), &path);
+        named.map_err(Failure::system("the state that arrived cannot be renamed"))?;
+        states.clear_but(Some(&path));
+        Ok((service.clone(), record.version))
+    }
+}
+
+impl Lodging for Lodger {
+    fn judge(&mut self, offer: &Offer) -> (Vec<Blocked>, bool) {
+        let mut reasons = Vec::new();
+        let mut block = |code, text: String| reasons.push(Blocked { code, text: Text::new(&text) });
+        if offer.reading.record.service != self.spec.service {
+            block(BlockedCode::NotHolder, "another service was announced to this keep".to_owned());
+        }
+        if offer.module != self.spec.module {
+            block(BlockedCode::Module, format!("the module {} was announced, not {}", self.spec.module, offer.module));
+        }
+        if u32::from(offer.snapshot_version) != dunlin_snapshot::FORMAT_VERSION {
+            let ours = dunlin_snapshot::FORMAT_VERSION;
+            block(
+                BlockedCode::SnapshotVersion,
+                format!("this keep reads version {ours}, not {}", offer.snapshot_version),
+            );
+        }
+        let limit = self.spec.limits.memory_bytes;
+        for (index, memory) in offer.memories.iter().enumerate() {
+            let bytes = memory.pages.saturating_mul(dunlin_base::PAGE_SIZE as u64);
+            if bytes > limit {
+                block(BlockedCode::Resources, format!("memory {index} has {bytes} bytes, the limit here is {limit}"));
+            }
+        }
+        let needs: Vec<String> = offer.needs.iter().map(ToString::to_string).collect();
+        for lack in self.given.lacks(&needs) {
+            block(BlockedCode::Needs, lack);
+        }
+        (reasons, self.given.module.is_none())
+    }
+
+    fn prepare(&mut self, digest: &Digest, module: Option<Vec<u8>>) -> Result<Prepared, String> {
+        if *digest != self.spec.module {
+            return Err(format!("the module {} was announced, not {digest}", self.spec.module));
+        }
+        let loaded = match (module, self.given.module.take()) {
+            (Some(wasm), _) => {
+                let loaded = Loaded::new(wasm, &self.spec).map_err(|failure| failure.text())?;
+                // A keep that starts again here needs it.
+                let stored = self.given.states.store_module(&loaded.wasm);
+                stored.map_err(|error| format!("the module cannot be stored: {error}"))?;
+                loaded
+            }
+            (None, Some(file)) => Loaded::from_file(file, &self.spec).map_err(|failure| failure.text())?,
+            (None, None) => return Err("the module did not come".to_owned()),
+        };
+        loaded.check_movable().map_err(|failure| failure.text())?;
+        let world = World::new(WorldConfig::new()).map_err(|error| text(&error))?;
+        let prepared = Prepared::new(&loaded.code, Box::new(world), limits(&self.spec));
+        let prepared = prepared.map_err(|error| text(&error))?;
+        self.loaded = Some(loaded);
+        Ok(prepared)
+    }
+
+    fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {
+        Ok(self.state(rest)?.memories.iter().map(|memory| memory.size).collect())
+    }
+
+    fn restore(&mut self, prepared: Prepared, rest: &[u8]) -> Result<(), String> {
+        let state = self.state(rest)?;
+        let world = World::thaw(&state.host, self.config.clone()).map_err(|error| text(&error))?;
+        self.restored = Some(prepared.finish(&state, Box::new(world)).map_err(|error| text(&error))?);
+        Ok(())
+    }
+
+    fn expect(&mut self, pages: u64) {
+        self.lazy = pages;
+    }
+
+    fn run(&mut self, record: &Record) -> Result<(), String> {
+        let instance = self.restored.take().ok_or("nothing was restored")?;
+        let loaded = self.loaded.clone().ok_or("nothing was prepared")?;
+        self.around.carrier.announce().map_err(|error| format!("the node is gone: {error}"))?;
+        let parts = Parts {
+            spec: self.spec.clone(),
+            loaded,
+            states: self.given.states.clone(),
+            needs: self.given.needs(),
+            around: self.around.clone(),
+        };
+        let service = Service::launch(parts, instance, true, *record).map_err(|failure| failure.text())?;
+        let service = Arc::new(service);
+        self.service = Some(service.clone());
+        self.desk.hold(service);
+        if self.lazy > 0 {
+            let how = ArrivedHow::Live { epoch: record.epoch, version: record.version, complete: false };
+            self.outbox.send(&Report::Arrived(Arrived { order: self.order, migration: self.migration, how }));
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) {
+        if let Some(service) = &self.service {
+            service.runner.pause();
+        }
+    }
+
+    fn unpause(&mut self) {
+        if let Some(service) = &self.service {
+            service.runner.unpause();
+        }
+    }
+
+    fn is_fresh(&self) -> IsFresh {
+        let code = self.loaded.as_ref().map(|loaded| loaded.code.clone());
+        Box::new(move |memory, number, page| code.as_ref().is_some_and(|code| code.is_fresh(memory, number, page)))
+    }
+
+    fn fence(&mut self) {
+        if let Some(service) = &self.service {
+            service.runner.fence();
+        }
+    }
+}
+
+impl Lodger {
+    fn state(&self, rest: &[u8]) -> Result<dunlin_snapshot::State, String> {
+        let map = self.loaded.as_ref().and_then(|loaded| loaded.code.map());
+        decode(rest, map.ok_or("nothing was prepared")?)
+    }
+}

@@ -1,0 +1,28 @@
+//! One service instance: runs it, moves it while it runs, restores it. It must never run a service whose ledger does
+//! not say that it is the holder, and never trust an answer of the node that carries its messages.
+//!
+//! [`serve`] is the whole of the program `dunlin-keep`; `docs/keep.md` of the repository tells what it gives up before it
+//! reads anything from outside, and what it believes of what it reads.
+
+pub mod confine;
+pub mod migrate;
+pub mod peer;
+
+mod arrival;
+mod boot;
+mod carrier;
+mod departure;
+mod error;
+mod mobility;
+mod offer;
+mod office;
+mod orders;
+mod outbox;
+mod service;
+mod states;
+mod who;
+
+pub use confine::{ConfineError, Confinement};
+pub use error::Failure;
+pub use orders::{KeepError, serve};
+pub use who::Who;

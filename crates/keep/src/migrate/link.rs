@@ -1,0 +1,231 @@
+//! The two threads at each end of a stream, and the one that carries calls to the ledger.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use dunlin_handover::message::{Link, MAX_FRAME};
+use dunlin_handover::{LedgerCall, LedgerReply};
+
+use super::{Error, LedgerWay};
+
+/// Frames that wait for the writer.
+const WRITING: usize = 4;
+/// Frames that wait for the driver.
+const READING: usize = 8;
+
+/// A stream whose two directions are used by two threads.
+pub struct Stream {
+    /// What comes.
+    pub reader: Box<dyn Read + Send>,
+    /// What goes.
+    pub writer: Box<dyn Write + Send>,
+    /// Ends both directions at once, so that a blocked reader and writer return.
+    pub close: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Stream {
+    /// Of a Unix socket.
+    ///
+    /// # Errors
+    /// If the system cannot duplicate the descriptor.
+    pub fn unix(socket: UnixStream) -> io::Result<Self> {
+        let (writer, closer) = (socket.try_clone()?, socket.try_clone()?);
+        let close = move || drop(closer.shutdown(Shutdown::Both));
+        Ok(Self { reader: Box::new(socket), writer: Box::new(writer), close: Box::new(close) })
+    }
+
+    /// Of a TCP connection.
+    ///
+    /// # Errors
+    /// If the system cannot duplicate the descriptor or switch off delays.
+    pub fn tcp(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        let (writer, closer) = (socket.try_clone()?, socket.try_clone()?);
+        let close = move || drop(closer.shutdown(Shutdown::Both));
+        Ok(Self { reader: Box::new(socket), writer: Box::new(writer), close: Box::new(close) })
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+/// What a driver hears.
+pub(crate) enum Input<L> {
+    Frame(u64, Vec<u8>),
+    /// Of the link with this number.
+    LinkLost(u64),
+    /// The writer has room again.
+    Room,
+    Ledger(Box<LedgerReply>),
+    Reconnect(Stream),
+    Cancel,
+    /// What only one of the two drivers hears.
+    Local(L),
+}
+
+/// A stream in use.
+pub(crate) struct Connection {
+    number: u64,
+    frames: Option<SyncSender<Vec<u8>>>,
+    waiting: Arc<AtomicBool>,
+    close: Arc<dyn Fn() + Send + Sync>,
+    gate: Arc<Gate>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Connection {
+    pub(crate) fn open<L: Send + 'static>(
+        number: u64,
+        stream: Stream,
+        inputs: &Sender<Input<L>>,
+    ) -> Result<Self, Error> {
+        let Stream { mut reader, mut writer, close } = stream;
+        let close: Arc<dyn Fn() + Send + Sync> = close.into();
+        let (frames, outgoing): (_, Receiver<Vec<u8>>) = sync_channel(WRITING);
+        let waiting = Arc::new(AtomicBool::new(false));
+        let (to_driver, is_waiting) = (inputs.clone(), waiting.clone());
+        let writer = thread::Builder::new().name("dunlin-writer".to_owned()).spawn(move || {
+            for frame in outgoing {
+                if writer.write_all(&frame).and_then(|()| writer.flush()).is_err() {
+                    let _gone = to_driver.send(Input::LinkLost(number));
+                    return;
+                }
+                if is_waiting.swap(false, Ordering::SeqCst) {
+                    let _gone = to_driver.send(Input::Room);
+                }
+            }
+        });
+        let writer = writer.map_err(Error::Thread)?;
+        // The driver's inputs are not bounded; frames are, by this.
+        let gate = Arc::new(Gate::default());
+        let at_gate = gate.clone();
+        let to_driver = inputs.clone();
+        let reading = thread::Builder::new().name("dunlin-reader".to_owned()).spawn(move || {
+            loop {
+                let frame = match read_frame(&mut *reader) {
+                    Ok(frame) => frame,
+                    Err(_) => {
+                        let _gone = to_driver.send(Input::LinkLost(number));
+                        return;
+                    }
+                };
+                if to_driver.send(Input::Frame(number, frame)).is_err() {
+                    return;
+                }
+                at_gate.enter();
+            }
+        });
+        reading.map_err(Error::Thread)?;
+        Ok(Self { number, frames: Some(frames), waiting, close, gate, writer: Some(writer) })
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// A frame that came was dealt with: the reader may read another.
+    pub(crate) fn taken(&self) {
+        self.gate.leave();
+    }
+
+    /// Gives a frame to the writer; gives it back if there is no room now. A frame for a lost link is dropped.
+    pub(crate) fn send(&self, frame: Vec<u8>) -> Option<Vec<u8>> {
+        let frames = self.frames.as_ref()?;
+        match frames.try_send(frame) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => None,
+            Err(TrySendError::Full(frame)) => {
+                self.waiting.store(true, Ordering::SeqCst);
+                // The writer may have emptied its queue in between, and would not tell.
+                match frames.try_send(frame) {
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => None,
+                    Err(TrySendError::Full(frame)) => Some(frame),
+                }
+            }
+        }
+    }
+
+    /// Sends what was given so far and closes the link.
+    pub(crate) fn finish(&mut self) {
+        self.frames = None;
+        if let Some(writer) = self.writer.take() {
+            let _panicked = writer.join();
+        }
+        (self.close)();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.frames = None;
+        (self.close)();
+        self.gate.open();
+    }
+}
+
+/// Keeps a reader from reading far ahead.
+#[derive(Default)]
+struct Gate {
+    /// Frames on their way to the driver; the largest number once nobody waits for frames any more.
+    inside: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn enter(&self) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        *inside = inside.saturating_add(1);
+        while *inside >= READING && *inside != usize::MAX {
+            inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn leave(&self) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        *inside = inside.saturating_sub(1);
+        self.changed.notify_one();
+    }
+
+    fn open(&self) {
+        *self.inside.lock().unwrap_or_else(PoisonError::into_inner) = usize::MAX;
+        self.changed.notify_one();
+    }
+}
+
+fn read_frame(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut start = [0; 4];
+    reader.read_exact(&mut start)?;
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let length = Link::frame_length(&start).map_err(invalid)?;
+    debug_assert!(length <= MAX_FRAME);
+    let mut frame = vec![0; length];
+    frame[..4].copy_from_slice(&start);
+    reader.read_exact(&mut frame[4..])?;
+    Ok(frame)
+}
+
+/// Starts the thread that carries calls to the ledger.
+pub(crate) fn ledger<L: Send + 'static>(
+    mut way: Box<dyn LedgerWay>,
+    inputs: Sender<Input<L>>,
+) -> Result<Sender<LedgerCall>, Error> {
+    let (calls, asked) = channel::<LedgerCall>();
+    let spawned = thread::Builder::new().name("dunlin-ledger".to_owned()).spawn(move || {
+        for call in asked {
+            let answer = way.ask(&call);
+            if inputs.send(Input::Ledger(Box::new(LedgerReply { id: call.id, answer }))).is_err() {
+                return;
+            }
+        }
+    });
+    spawned.map_err(Error::Thread)?;
+    Ok(calls)
+}

@@ -1,0 +1,545 @@
+//! The node's orders, one after the other, and what the keep does at the moment.
+//!
+//! ```text
+//!   Waiting ──> Starting ──> Running <──> Checkpointing          any ──> Over: the link is closed, the process ends
+//!      │ ▲                    │  ▲  └────> Stopping ──> Over
+//!      ▼ │ dry run, refused   ▼  │ stayed
+//!   Arriving ──────────────> Leaving ──> Left ──> Over
+//! ```
+//!
+//! This thread only reads orders and answers what can be answered at once; whatever takes time gets a thread of its
+//! own, so that answers of the ledger and cancellations are always heard.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dunlin_engine::Outcome;
+use dunlin_handover::MigrationId;
+use dunlin_identity::InstanceKey;
+use dunlin_keep_link::{
+    About, Call, Channel, Checkpointed, Ended, EndedHow, Gate, MigrateIn, MigrateOut, Order, OrderId, OutOfOrder,
+    Packet, Ready, Received, Report, Running, Start, StatusReport, Stop, StopHow, Versions,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::arrival::{Arrival, Landed};
+use crate::carrier::LinkCarrier;
+use crate::confine::Confinement;
+use crate::departure::Departure;
+use crate::error::Failure;
+use crate::migrate::{DestinationHandle, SourceHandle};
+use crate::mobility::LinkMobility;
+use crate::offer::{Around, Given};
+use crate::office::Office;
+use crate::outbox::{Outbox, Post};
+use crate::peer::{self, Side};
+use crate::service::Service;
+use crate::who::Who;
+
+/// How long a keep that is over waits for its node to hang up.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What ends a keep other than the end of its node or its service.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeepError {
+    /// The link cannot be used.
+    #[error("the link to the node cannot be used")]
+    Link(#[from] dunlin_keep_link::ChannelError),
+    /// The node sent something that is no order.
+    #[error("the node sent something that is no order")]
+    Packet(#[from] dunlin_keep_link::PacketError),
+    /// No key can be made.
+    #[error("the key of this instance cannot be made")]
+    Key(#[from] dunlin_identity::IdentityError),
+    /// The keep cannot be confined, and does not run unconfined.
+    #[error("the keep cannot be confined")]
+    Confine(#[from] crate::confine::ConfineError),
+}
+
+/// What the keep does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Waiting,
+    Starting,
+    Running,
+    Checkpointing,
+    Stopping,
+    Arriving,
+    Leaving,
+    Left,
+    Over,
+}
+
+impl Doing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Running | Self::Checkpointing => "running",
+            Self::Stopping => "stopping",
+            Self::Arriving => "arriving",
+            Self::Leaving => "leaving",
+            Self::Left | Self::Over => "left",
+        }
+    }
+}
+
+/// Acts on the migration that goes on.
+#[derive(Debug, Clone)]
+enum Handle {
+    Source(SourceHandle),
+    Destination(DestinationHandle),
+}
+
+#[derive(Debug)]
+struct State {
+    doing: Doing,
+    service: Option<Arc<Service>>,
+    migration: Option<(MigrationId, Handle)>,
+}
+
+/// What all threads of a keep share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    outbox: Outbox,
+    post: Post,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Serves the node at the other end of `channel` until one of them is over. `confinement` says what this process gives
+/// up, and when.
+///
+/// # Errors
+/// [`KeepError`].
+pub fn serve(channel: Channel, mut confinement: Confinement) -> Result<(), KeepError> {
+    confinement.begin()?;
+    let channel = Arc::new(channel);
+    let outbox = Outbox::new(channel.clone());
+    let instance = InstanceKey::generate()?;
+    let Versions { oldest, newest } = Versions::SUPPORTED;
+    outbox.send(&Report::Ready(Ready {
+        oldest,
+        newest,
+        product: format!("dunlin-keep {}", env!("CARGO_PKG_VERSION")),
+        holder: instance.public().thumbprint(),
+        public_key: instance.public().spki().to_vec(),
+    }));
+    let post = Post::new(outbox.clone());
+    let state = Mutex::new(State { doing: Doing::Waiting, service: None, migration: None });
+    let desk = Arc::new(Desk { outbox, post, state, changed: Condvar::new() });
+    let mut clerk = Clerk { desk, gate: Gate::new(), instance: Some(instance), who: None, confinement };
+    while let Some(Received { bytes, descriptors }) = channel.receive()? {
+        let order = Packet::read_order(&bytes, descriptors.len(), newest)?;
+        clerk.take(order, descriptors);
+    }
+    Ok(())
+}
+
+/// Takes orders.
+struct Clerk {
+    desk: Arc<Desk>,
+    gate: Gate,
+    instance: Option<InstanceKey>,
+    who: Option<Who>,
+    confinement: Confinement,
+}
+
+impl Clerk {
+    fn take(&mut self, order: Order, descriptors: Vec<OwnedFd>) {
+        let desk = self.desk.clone();
+        if let Err(reason) = self.gate.admit(&order) {
+            if let Some(id) = order.id() {
+                desk.outbox.failed(id, &out_of_order(&reason));
+            }
+            return;
+        }
+        let (id, name) = (order.id(), order.name());
+        let done = match order {
+            Order::LedgerReply(reply) => {
+                desk.post.deliver(reply);
+                return;
+            }
+            Order::Identity(identity) => match self.instance.take() {
+                Some(instance) => Who::new(instance, identity).map(|who| {
+                    self.who = Some(who);
+                    true
+                }),
+                None => Err(Failure::Invalid("the keep has an identity already".to_owned())),
+            },
+            Order::Start(start) => self.start(start, descriptors),
+            Order::Checkpoint(Call { order }) => self.checkpoint(order),
+            Order::Stop(stop) => self.stop(stop),
+            Order::MigrateOut(migrate) => self.migrate_out(migrate, descriptors),
+            Order::MigrateIn(migrate) => self.migrate_in(migrate, descriptors),
+            Order::Cancel(About { migration, .. }) => desk.with_migration(migration, "cancel a move", |handle| {
+                match handle {
+                    Handle::Source(source) => source.cancel(),
+                    Handle::Destination(destination) => destination.cancel(),
+                }
+                Ok(true)
+            }),
+            Order::Reconnect(About { migration, .. }) => self.reconnect(migration, descriptors),
+            Order::Query(Call { order }) => {
+                desk.outbox.send(&Report::Status(desk.status(order)));
+                return;
+            }
+            Order::WishRefused(refused) => {
+                let service = desk.state().service.clone();
+                if let Some(service) = service {
+                    service.around.mobility.refuse(refused.wish, &refused.text);
+                }
+                return;
+            }
+            // A later version of the link has more; it is built together with this.
+            _ => Err(Failure::Invalid(format!("this keep knows no order {name}"))),
+        };
+        let Some(order) = id else { return };
+        match done {
+            Ok(true) => desk.outbox.send(&Report::Done(Call { order })),
+            // It is answered when it is done.
+            Ok(false) => {}
+            Err(failure) => desk.outbox.failed(order, &failure),
+        }
+    }
+
+    fn who(&self) -> Result<Who, Failure> {
+        self.who.clone().ok_or_else(|| Failure::Invalid("the keep has no identity".to_owned()))
+    }
+
+    fn start(&mut self, start: Start, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let Start { order, spec, origin: _, offered } = start;
+        let given = Given::new(&offered, descriptors, who.machine.objects(spec.service.0))?;
+        self.desk.pass(Doing::Waiting, Doing::Starting, "start a service")?;
+        let desk = self.desk.clone();
+        let begun = self.confine(&given).and_then(|()| {
+            let desk = desk.clone();
+            spawn("dunlin-start", move || {
+                let asked = Instant::now();
+                let carrier = Arc::new(LinkCarrier::fresh(desk.outbox.clone()));
+                let mobility = Arc::new(LinkMobility::new(desk.outbox.clone(), who.node.clone()));
+                let around = Around { carrier, mobility };
+                let started = Office::new(desk.post.clone(), who, spec.service)
+                    .and_then(|mut office| Service::start(spec, given, around, &mut office));
+                match started {
+                    Ok(service) => {
+                        let service = Arc::new(service);
+                        let record = service.record();
+                        desk.hold(service.clone());
+                        desk.go(Doing::Running);
+                        desk.outbox.send(&Report::Running(Running {
+                            order,
+                            epoch: record.epoch,
+                            version: record.version,
+                            pinned: service.loaded.pinned.clone(),
+                            took: asked.elapsed(),
+                        }));
+                        desk.watch(service);
+                    }
+                    Err(failure) => {
+                        desk.go(Doing::Waiting);
+                        desk.outbox.failed(order, &failure);
+                    }
+                }
+            })
+        });
+        begun.map(|()| false).inspect_err(|_| desk.go(Doing::Waiting))
+    }
+
+    fn checkpoint(&self, order: OrderId) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let service = self.desk.pass(Doing::Running, Doing::Checkpointing, "take a checkpoint")?;
+        let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
+        let desk = self.desk.clone();
+        spawn("dunlin-checkpoint", move || {
+            let asked = Instant::now();
+            let committed = Office::new(desk.post.clone(), who, service.spec.service)
+                .and_then(|mut office| service.checkpoint(&mut office, false));
+            // Whoever hears of the end can give the next order.
+            desk.go(Doing::Running);
+            match committed {
+                Ok(committed) => desk.outbox.send(&Report::Checkpointed(Checkpointed {
+                    order,
+                    version: committed.version,
+                    state_hash: committed.state_hash,
+                    bytes: committed.bytes,
+                    pause: committed.pause,
+                    took: asked.elapsed(),
+                })),
+                Err(failure) => desk.outbox.failed(order, &failure),
+            }
+        })?;
+        Ok(false)
+    }
+
+    fn stop(&self, stop: Stop) -> Result<bool, Failure> {
+        let Stop { order, how } = stop;
+        let desk = self.desk.clone();
+        if how == StopHow::Kill {
+            desk.outbox.send(&Report::Ended(Ended { order: Some(order), how: EndedHow::Killed }));
+            desk.end();
+            return Ok(false);
+        }
+        let who = self.who()?;
+        let service = desk.pass(Doing::Running, Doing::Stopping, "suspend the service")?;
+        let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
+        spawn("dunlin-suspend", move || {
+            let committed = Office::new(desk.post.clone(), who, service.spec.service)
+                .and_then(|mut office| service.checkpoint(&mut office, true));
+            match committed {
+                Ok(committed) => {
+                    service.close_connections();
+                    let how = EndedHow::Suspended { version: committed.version };
+                    desk.outbox.send(&Report::Ended(Ended { order: Some(order), how }));
+                    desk.end();
+                }
+                Err(failure) => {
+                    desk.go(Doing::Running);
+                    desk.outbox.failed(order, &failure);
+                }
+            }
+        })?;
+        Ok(false)
+    }
+
+    fn migrate_out(&self, migrate: MigrateOut, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let stream = only(descriptors)?;
+        let service = self.desk.pass(Doing::Running, Doing::Leaving, "move the service")?;
+        let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
+        let desk = self.desk.clone();
+        let order = migrate.order;
+        spawn("dunlin-departure", move || {
+            let left = peer::open(stream, Side::Source, &who).and_then(|peer| {
+                let (departure, handle) = Departure::new(&migrate, &service, &who, &desk.outbox)?;
+                desk.migrates(migrate.migration, Handle::Source(handle));
+                departure.run(peer, desk.post.clone())
+            });
+            match left {
+                Ok((left, true)) => {
+                    desk.go(Doing::Running);
+                    desk.outbox.send(&Report::Left(left));
+                }
+                Ok((left, false)) => {
+                    desk.go(Doing::Left);
+                    desk.outbox.send(&Report::Left(left));
+                    desk.end();
+                }
+                Err(failure) => {
+                    if let Some(wish) = migrate.wish {
+                        service.around.mobility.refuse(wish, &failure.text());
+                    }
+                    desk.go(Doing::Running);
+                    desk.outbox.failed(order, &failure);
+                }
+            }
+        })?;
+        Ok(false)
+    }
+
+    fn migrate_in(&mut self, migrate: MigrateIn, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let MigrateIn { order, migration, spec, offered } = migrate;
+        let mut given = Given::new(&offered, descriptors, who.machine.objects(spec.service.0))?;
+        let stream = given.peer.take().ok_or_else(|| Failure::Invalid("the peer is missing".to_owned()))?;
+        self.desk.pass(Doing::Waiting, Doing::Arriving, "take a service")?;
+        let desk = self.desk.clone();
+        let begun = self.confine(&given).and_then(|()| {
+            let desk = desk.clone();
+            spawn("dunlin-arrival", move || {
+                let landed = peer::open(stream, Side::Destination, &who).and_then(|peer| {
+                    let (arrival, handle) = Arrival::new(order, migration, spec, given, &peer, &who, &desk)?;
+                    desk.migrates(migration, Handle::Destination(handle));
+                    arrival.run(peer, desk.post.clone())
+                });
+                match landed {
+                    Ok((arrived, Landed::Here(service))) => {
+                        desk.go(Doing::Running);
+                        desk.outbox.send(&Report::Arrived(arrived));
+                        desk.watch(service);
+                    }
+                    Ok((arrived, Landed::Waiting)) => {
+                        desk.go(Doing::Waiting);
+                        desk.outbox.send(&Report::Arrived(arrived));
+                    }
+                    Ok((arrived, Landed::Over)) => {
+                        desk.outbox.send(&Report::Arrived(arrived));
+                        desk.end();
+                    }
+                    Err(failure) => {
+                        desk.outbox.failed(order, &failure);
+                        desk.end();
+                    }
+                }
+            })
+        });
+        begun.map(|()| false).inspect_err(|_| desk.go(Doing::Waiting))
+    }
+
+    fn reconnect(&self, migration: MigrationId, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let stream = only(descriptors)?;
+        self.desk.with_migration(migration, "take a new stream", |handle| {
+            match handle {
+                Handle::Source(source) => source.reconnect(peer::open(stream, Side::Source, &who)?.stream),
+                Handle::Destination(destination) => {
+                    destination.reconnect(peer::open(stream, Side::Destination, &who)?.stream);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// From here on, files can only be opened in the directories that came with the order.
+    fn confine(&mut self, given: &Given) -> Result<(), Failure> {
+        let notes = self.confinement.within(given.states.descriptor(), given.directories());
+        let failed = |error: crate::confine::ConfineError| Failure::Invalid(crate::migrate::outgoing::text(&error));
+        for note in notes.map_err(failed)? {
+            self.desk.outbox.note(note);
+        }
+        Ok(())
+    }
+}
+
+fn out_of_order(reason: &OutOfOrder) -> Failure {
+    Failure::Invalid(reason.to_string())
+}
+
+fn only(descriptors: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    descriptors.into_iter().next().ok_or_else(|| Failure::Invalid("the peer is missing".to_owned()))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map(drop).map_err(Failure::system("a thread cannot be started"))
+}
+
+impl Desk {
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// A program runs here from now on.
+    pub(crate) fn hold(&self, service: Arc<Service>) {
+        self.state().service = Some(service);
+    }
+
+    /// The node has heard that the program runs: it is to hear how it ends.
+    fn watch(self: &Arc<Self>, service: Arc<Service>) {
+        let desk = self.clone();
+        let watched = spawn("dunlin-watch", move || {
+            let ended = service.runner.wait();
+            desk.program_ended(ended);
+        });
+        if let Err(failure) = watched {
+            self.outbox.note(failure.text());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From one thing to another, if that is what the keep does.
+    fn pass(&self, from: Doing, to: Doing, what: &'static str) -> Result<Option<Arc<Service>>, Failure> {
+        let mut state = self.state();
+        if state.doing != from {
+            return Err(Failure::State { doing: state.doing.name(), what });
+        }
+        state.doing = to;
+        Ok(state.service.clone())
+    }
+
+    /// What was done is done.
+    fn go(&self, to: Doing) {
+        let mut state = self.state();
+        if state.doing != Doing::Over {
+            state.doing = to;
+        }
+        if to != Doing::Left {
+            state.migration = None;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn migrates(&self, migration: MigrationId, handle: Handle) {
+        self.state().migration = Some((migration, handle));
+    }
+
+    fn with_migration(
+        &self,
+        migration: MigrationId,
+        what: &'static str,
+        act: impl FnOnce(Handle) -> Result<bool, Failure>,
+    ) -> Result<bool, Failure> {
+        let state = self.state();
+        let handle = state.migration.as_ref().filter(|(id, _)| *id == migration).map(|(_, handle)| handle.clone());
+        let doing = state.doing.name();
+        drop(state);
+        act(handle.ok_or(Failure::State { doing, what })?)
+    }
+
+    /// The program is over. What it was in the middle of is ended first.
+    fn program_ended(&self, ended: Result<Outcome, String>) {
+        let mut state = self.state();
+        while matches!(state.doing, Doing::Starting | Doing::Checkpointing | Doing::Stopping | Doing::Leaving) {
+            if let Some((_, Handle::Source(source))) = &state.migration {
+                source.cancel();
+            }
+            let patience = Duration::from_millis(50);
+            state = self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if matches!(state.doing, Doing::Left | Doing::Over) {
+            return;
+        }
+        drop(state);
+        let how = match ended {
+            Ok(Outcome::Finished(_)) => EndedHow::Exited(0),
+            Ok(Outcome::Exited(code)) => EndedHow::Exited(code.cast_unsigned()),
+            Ok(Outcome::Trapped(trap)) => EndedHow::Trapped { message: trap.message, backtrace: trap.backtrace },
+            Ok(Outcome::Stopped) => EndedHow::Broken("the program stopped and nobody had asked for it".to_owned()),
+            Err(reason) => EndedHow::Broken(reason),
+        };
+        self.outbox.send(&Report::Ended(Ended { order: None, how }));
+        self.end();
+    }
+
+    /// The keep is over: says nothing more, and waits a while for the node to hang up, so that the node hears all.
+    fn end(&self) {
+        self.state().doing = Doing::Over;
+        self.changed.notify_all();
+        self.outbox.finish();
+        let outbox = self.outbox.clone();
+        let hung_up = spawn("dunlin-farewell", move || {
+            thread::sleep(FAREWELL);
+            outbox.give_up();
+        });
+        if hung_up.is_err() {
+            self.outbox.give_up();
+        }
+    }
+
+    fn status(&self, order: OrderId) -> StatusReport {
+        let state = self.state();
+        let service = state.service.clone();
+        let doing = state.doing;
+        drop(state);
+        let held = !matches!(doing, Doing::Left | Doing::Over);
+        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+        StatusReport {
+            order,
+            doing: doing.name().to_owned(),
+            epoch: service.as_ref().filter(|_| held).map(|service| service.record().epoch),
+            version: service.as_ref().map_or(0, |service| service.inside.version()),
+            memory_bytes: service.as_ref().map_or(0, |service| service.inside.memory_bytes()),
+            connections: service.as_ref().map_or(0, |service| service.around.carrier.open()),
+            cpu,
+            uptime: service.as_ref().map_or(Duration::ZERO, |service| service.started.elapsed()),
+        }
+    }
+}

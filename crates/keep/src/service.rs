@@ -1,0 +1,299 @@
+//! One instance of a service: its program runs on a thread of its own, stops to be captured, and goes on.
+
+use core::any::Any;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dunlin_base::Digest;
+use dunlin_engine::{Entry, Instance};
+use dunlin_handover::ledger::{Record, Status};
+use dunlin_host::{CarriedConnection, World};
+use dunlin_instrument::PASS_VERSION;
+use dunlin_keep_link::Spec;
+use dunlin_snapshot::{Features, Module, Snapshot};
+
+use crate::boot::{self, From, Plan};
+use crate::error::Failure;
+use crate::migrate::outgoing::{Outgoing, text};
+use crate::migrate::stage::{Order, Stager};
+use crate::migrate::{Resident, Runner, Shelf};
+use crate::offer::{Around, Given, Loaded, limits};
+use crate::office::{Applied, Office};
+use crate::states::States;
+
+/// A running service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) spec: Spec,
+    pub(crate) loaded: Loaded,
+    pub(crate) states: States,
+    pub(crate) needs: Vec<String>,
+    pub(crate) runner: Runner,
+    pub(crate) around: Around,
+    pub(crate) inside: Arc<Inside>,
+    pub(crate) started: Instant,
+    record: Mutex<Record>,
+}
+
+/// What the program's thread shares with the rest of the keep.
+#[derive(Debug, Default)]
+pub(crate) struct Inside {
+    version: AtomicU64,
+    memory_bytes: AtomicU64,
+    /// Those that went into the last capture.
+    connections: Mutex<Vec<CarriedConnection>>,
+}
+
+/// A checkpoint that was committed.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) version: u64,
+    pub(crate) state_hash: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) pause: Duration,
+}
+
+/// What a service is made of, before it runs.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) spec: Spec,
+    pub(crate) loaded: Loaded,
+    pub(crate) states: States,
+    pub(crate) needs: Vec<String>,
+    pub(crate) around: Around,
+}
+
+impl Service {
+    /// Starts a service as the ledger and the stored states allow.
+    pub(crate) fn start(spec: Spec, given: Given, around: Around, office: &mut Office) -> Result<Self, Failure> {
+        let config = given.config(&spec, &around)?;
+        let needs = given.needs();
+        let Given { module, states, .. } = given;
+        let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
+        let loaded = Loaded::from_file(module, &spec)?;
+        let plan: Plan = boot::plan(office, &states, &spec, &loaded)?;
+        let world = |error: dunlin_host::Error| Failure::Busy(text(&error));
+        let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
+        let (instance, stored) = match &plan.from {
+            From::Beginning => {
+                let world = World::new(config).map_err(world)?;
+                (Instance::new(&loaded.code, Box::new(world), limits(&spec)).map_err(refused)?, None)
+            }
+            From::State { state, path } => {
+                let world = World::thaw(&state.host, config).map_err(world)?;
+                let instance = Instance::restore(&loaded.code, state, Box::new(world), limits(&spec));
+                (instance.map_err(refused)?, Some(path.clone()))
+            }
+        };
+        let record = plan.take(office)?;
+        states.clear_but(stored.as_deref());
+        Self::launch(Parts { spec, loaded, states, needs, around }, instance, stored.is_some(), record)
+    }
+
+    /// Lets an instance run that the ledger has made the holder.
+    pub(crate) fn launch(
+        parts: Parts,
+        mut instance: Instance,
+        restored: bool,
+        record: Record,
+    ) -> Result<Self, Failure> {
+        let Parts { spec, loaded, states, needs, around } = parts;
+        let inside = Arc::new(Inside::default());
+        inside.version.store(record.version, Ordering::SeqCst);
+        inside.measure(&mut instance);
+        let stop = instance.stop_handle();
+        if let Some(world) = world_of(&mut instance) {
+            world.clear_interrupt();
+            stop.on_request(Box::new(world.interrupter()));
+        }
+        let resident = Box::new(Tenant(inside.clone()));
+        let runner = Runner::start(instance, Entry::command(), restored, resident).map_err(|error| match error {
+            crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
+        })?;
+        if let Some(percent) = spec.limits.cpu_percent {
+            runner.limit(percent);
+        }
+        let (started, record) = (Instant::now(), Mutex::new(record));
+        Ok(Self { spec, loaded, states, needs, runner, around, inside, started, record })
+    }
+
+    /// The record as this holder knows it.
+    pub(crate) fn record(&self) -> Record {
+        *self.locked_record()
+    }
+
+    /// The service took another epoch, after a move that did not happen.
+    pub(crate) fn in_epoch(&self, epoch: u64) {
+        self.locked_record().epoch = epoch;
+    }
+
+    fn locked_record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the state on stable storage and into the ledger. The program goes on as soon as its state is copied, unless
+    /// it is to `stay` stopped; then it goes on only if this fails.
+    pub(crate) fn checkpoint(&self, office: &mut Office, stay: bool) -> Result<Committed, Failure> {
+        self.loaded.check_movable()?;
+        let record = self.record();
+        let version = record.version.saturating_add(1);
+        let unfinished = self.states.unfinished();
+        self.runner.stand().map_err(Failure::Over)?;
+        let stands = Instant::now();
+        let at = self.states.shelf(&unfinished);
+        let captured = self.runner.look(move |instance, resident| capture(instance, resident, at));
+        if !stay {
+            self.runner.go_on();
+        }
+        let pause = stands.elapsed();
+        let committed = captured
+            .map_err(Failure::Over)
+            .and_then(|captured| captured.map_err(Failure::Busy))
+            .and_then(|captured| self.store(captured, version, &unfinished))
+            .and_then(|(state_hash, path, bytes)| {
+                self.commit(office, &record, state_hash, &path)?;
+                Ok(Committed { version, state_hash, bytes, pause })
+            });
+        if committed.is_err() && stay {
+            self.runner.go_on();
+        }
+        committed
+    }
+
+    fn store(&self, captured: Captured, version: u64, unfinished: &Path) -> Result<(Digest, PathBuf, u64), Failure> {
+        let Captured { stager, state_hash } = captured;
+        let failed = || Failure::system("the state cannot be written");
+        let synced = Stager::synced(&stager.sync());
+        drop(stager);
+        synced.map_err(|why| failed()(std::io::Error::other(why)))?;
+        let path = self.states.state(version, &state_hash);
+        self.states.rename(unfinished, &path).map_err(failed())?;
+        let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        Ok((state_hash, path, bytes))
+    }
+
+    /// Only after the state is on stable storage.
+    fn commit(&self, office: &mut Office, record: &Record, state_hash: Digest, path: &Path) -> Result<(), Failure> {
+        let holder = office.who().keys.holder.key();
+        let now = match office.commit(record, state_hash) {
+            Applied::Yes(receipt) => receipt.record,
+            // Nobody signs a refusal, and silence says nothing: what counts is a fresh reading.
+            Applied::No(_) | Applied::Unknown => office.read()?.record,
+        };
+        if now.status != Status::Held || !now.is_held_by(holder, record.epoch) {
+            self.runner.fence();
+            return Err(Failure::NotHolder("somebody else took the service; the program stands".to_owned()));
+        }
+        if now.state_hash != state_hash || now.version != record.version.saturating_add(1) {
+            return Err(Failure::Ledger("it has not taken the checkpoint"));
+        }
+        self.inside.version.store(now.version, Ordering::SeqCst);
+        *self.locked_record() = now;
+        self.states.clear_but(Some(path));
+        Ok(())
+    }
+
+    /// Ends the program's connections. It must stand.
+    pub(crate) fn close_connections(&self) {
+        let _gone = self.runner.look(|instance, _| {
+            if let Some(world) = world_of(instance) {
+                world.close_connections();
+            }
+        });
+    }
+}
+
+impl Inside {
+    /// The last version that the ledger acknowledged.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of all memories when the program stood last.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The connections of the last capture.
+    pub(crate) fn connections(&self) -> Vec<CarriedConnection> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn measure(&self, instance: &mut Instance) {
+        let sizes = (0..).map_while(|index| instance.fixed_memory(index)).map(|(_, size)| size as u64);
+        self.memory_bytes.store(sizes.sum(), Ordering::Relaxed);
+    }
+}
+
+/// The world in which an instance runs.
+pub(crate) fn world_of(instance: &mut Instance) -> Option<&mut World> {
+    let host: &mut dyn Any = instance.host_mut();
+    host.downcast_mut::<World>()
+}
+
+/// The keep's part in the program's thread.
+struct Tenant(Arc<Inside>);
+
+impl Resident for Tenant {
+    fn version(&self) -> u64 {
+        self.0.version()
+    }
+
+    fn rest(&mut self, instance: &mut Instance) -> Result<Vec<u8>, String> {
+        self.0.measure(instance);
+        let map = instance.code().map().ok_or("the program cannot be captured")?.clone();
+        let mut state = instance.capture_rest().map_err(|error| text(&error))?;
+        let world = world_of(instance).ok_or("the program's world is gone")?;
+        let carried = world.carried();
+        state.host = world.freeze().map_err(|error| text(&error))?;
+        *self.0.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
+        let snapshot = Snapshot {
+            module: Module { digest: map.module, embedded: None },
+            map_digest: map.digest(),
+            pass_version: PASS_VERSION,
+            // Whoever takes the state has compiled the module already.
+            features: Features::default(),
+            product: None,
+            state,
+            extra: Vec::new(),
+        };
+        dunlin_snapshot::rest(&snapshot).map_err(|error| text(&error))
+    }
+
+    fn go_on(&mut self, instance: &mut Instance) {
+        self.0.measure(instance);
+        if let Some(world) = world_of(instance) {
+            world.clear_interrupt();
+        }
+    }
+
+    fn over(&mut self, instance: &mut Instance) {
+        if let Some(world) = world_of(instance) {
+            world.close_connections();
+            // What is not durable now was never promised to be; nobody is left to be told.
+            let _lost = world.commit_volume();
+        }
+    }
+}
+
+struct Captured {
+    stager: Stager,
+    state_hash: Digest,
+}
+
+/// Copies the whole state of a program that stands on its way to storage.
+fn capture(instance: &mut Instance, resident: &mut dyn Resident, shelf: Shelf) -> Result<Captured, String> {
+    let rest = resident.rest(instance)?;
+    let module = instance.code().map().ok_or("the program cannot be captured")?.module;
+    let tracker = instance.tracker(false).map_err(|error| text(&error))?;
+    let mut outgoing = Outgoing::new(tracker, false);
+    outgoing.scan()?;
+    let stager = Stager::create(shelf).map_err(|error| text(&error))?;
+    outgoing.begin_keeping();
+    outgoing.keep(&mut |pages| stager.put(Order::Pages(pages)));
+    stager.put(Order::Rest(rest.clone()));
+    let state_hash = outgoing.state_digest(&module, &rest);
+    Ok(Captured { stager, state_hash })
+}

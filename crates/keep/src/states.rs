@@ -1,0 +1,164 @@
+//! The directory in which a service's states outlive its keep.
+//!
+//! ```text
+//!   state-VERSION-DIGEST    a committed state, or one that is about to be committed
+//!   staged-MIGRATION        a state that arrived and is not known to be committed
+//!   retained-MIGRATION      post-copy: the whole state at the source, until the destination has it
+//!   module.wasm             the module, if it came from the source of a move
+//! ```
+//!
+//! Names are claims: whoever loads a state compares its digest with the ledger's. What is in the files is sealed with a key
+//! that follows from the machine's: another machine cannot open them, and neither can who only has the disk.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dunlin_base::Digest;
+use dunlin_handover::MigrationId;
+use dunlin_handover::boot::Blob;
+use dunlin_seal::ObjectSeal;
+
+use crate::error::Failure;
+use crate::migrate::{Shelf, Staged, load};
+
+const MODULE: &str = "module.wasm";
+
+/// The directory, by the descriptor that the node gave.
+#[derive(Debug, Clone)]
+pub(crate) struct States {
+    /// Keeps the path alive.
+    directory: Arc<OwnedFd>,
+    path: PathBuf,
+    seal: Arc<ObjectSeal>,
+}
+
+/// A state on storage, as its name describes it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) blob: Blob,
+}
+
+/// The path under which a process finds a directory of which it has a descriptor.
+pub(crate) fn path_of(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+impl States {
+    pub(crate) fn new(directory: Arc<OwnedFd>, seal: ObjectSeal) -> Self {
+        Self { path: path_of(&directory), directory, seal: Arc::new(seal) }
+    }
+
+    /// A file of this directory, under its seal.
+    pub(crate) fn shelf(&self, path: &Path) -> Shelf {
+        Shelf::sealed(path, self.seal.clone())
+    }
+
+    pub(crate) fn descriptor(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    pub(crate) fn state(&self, version: u64, digest: &Digest) -> PathBuf {
+        self.path.join(format!("state-{version:020}-{digest}"))
+    }
+
+    pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
+        self.path.join(format!("staged-{migration}"))
+    }
+
+    pub(crate) fn retained(&self, migration: MigrationId) -> PathBuf {
+        self.path.join(format!("retained-{migration}"))
+    }
+
+    /// A name for a state whose digest is not known yet.
+    pub(crate) fn unfinished(&self) -> PathBuf {
+        self.path.join("unfinished")
+    }
+
+    /// Gives a state its final name, durably.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// All states that are here. One that arrived is described by what was staged with it.
+    pub(crate) fn list(&self) -> Result<Vec<Found>, Failure> {
+        let failed = Failure::system("the directory of states cannot be listed");
+        let entries: Vec<_> = fs::read_dir(&self.path).and_then(Iterator::collect).map_err(failed)?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let path = entry.path();
+            if let Some((version, digest)) = name.strip_prefix("state-").and_then(|rest| rest.split_once('-')) {
+                let (Ok(version), Ok(state_hash)) = (version.parse(), digest.parse()) else { continue };
+                found.push(Found { path, blob: Blob { version, state_hash, complete: true } });
+            } else if name.starts_with("staged-") {
+                // One that cannot be read was not finished, and hence never committed.
+                let Ok(Staged { arrival: Some(arrival), missing, .. }) = load(self.shelf(&path)) else { continue };
+                let last = &arrival.last;
+                let blob = Blob { version: last.version, state_hash: last.state_hash, complete: missing.is_empty() };
+                found.push(Found { path, blob });
+            }
+        }
+        found.sort_by_key(|found| core::cmp::Reverse(found.blob.version));
+        Ok(found)
+    }
+
+    /// The committed state is `keep`: nothing else is needed any more.
+    pub(crate) fn clear_but(&self, keep: Option<&Path>) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let ours = ["state-", "staged-", "retained-", "unfinished"].iter().any(|start| name.starts_with(start));
+            if ours && keep.is_none_or(|keep| keep.file_name() != Some(&entry.file_name())) {
+                let _gone = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Stores the module durably.
+    pub(crate) fn store_module(&self, wasm: &[u8]) -> io::Result<()> {
+        let unfinished = self.path.join("module.unfinished");
+        let mut file = File::create(&unfinished)?;
+        file.write_all(wasm)?;
+        file.sync_all()?;
+        self.rename(&unfinished, &self.path.join(MODULE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_only_our_own_are_cleared() {
+        let directory = std::env::temp_dir().join(format!("dunlin-states-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let states = States::new(
+            Arc::new(File::open(&directory).unwrap().into()),
+            dunlin_seal::LocalKey::derived(b"machine").objects([1; 16]),
+        );
+        let digest = Digest::of(b"state");
+        for name in ["somebody-else", "state-x-y", "staged-nonsense"] {
+            fs::write(directory.join(name), b"bytes").unwrap();
+        }
+        fs::write(states.state(7, &digest), b"a").unwrap();
+        fs::write(states.state(8, &digest), b"b").unwrap();
+        states.store_module(b"\0asm").unwrap();
+        let found = states.list().unwrap();
+        let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
+        let blob = |version| Blob { version, state_hash: digest, complete: true };
+        assert_eq!(blobs, [blob(8), blob(7)]);
+        states.clear_but(Some(&states.state(8, &digest)));
+        let mut left: Vec<String> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        let kept = format!("state-{:020}-{digest}", 8);
+        assert_eq!(left, ["module.wasm", "somebody-else", &kept]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

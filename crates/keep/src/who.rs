@@ -1,0 +1,68 @@
+//! Who the keep is, and whom it believes.
+
+use std::sync::Arc;
+
+use dunlin_handover::ledger::Signer as _;
+use dunlin_handover::{Entropy, Keys, PlatformId};
+use dunlin_identity::{InstanceKey, Names, PlatformKey, Verifier};
+use dunlin_keep_link::Identity;
+use dunlin_seal::LocalKey;
+
+use crate::error::Failure;
+
+/// The keep's identity: the key that it drew itself, and what its node says about the rest.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// The key of this instance, drawn at its start. It never leaves the keep.
+    pub instance: InstanceKey,
+    /// The keys of a party of the hand-over.
+    pub keys: Keys,
+    /// What people call the node.
+    pub node: String,
+    /// What people call its provider.
+    pub provider: String,
+    /// The certificate of the instance key and those up to a root (DER).
+    pub certificates: Vec<Vec<u8>>,
+    /// The roots of the providers that are believed (DER).
+    pub roots: Vec<Vec<u8>>,
+    /// What seals states to the machine.
+    pub(crate) machine: Arc<LocalKey>,
+}
+
+impl Who {
+    /// Puts the keep's key and what the node says together.
+    ///
+    /// # Errors
+    /// [`Failure::Invalid`] when the platform key is none, or the certificate is of another key.
+    pub(crate) fn new(instance: InstanceKey, identity: Identity) -> Result<Self, Failure> {
+        let Identity { order: _, version: _, ledger, node, provider, platform, certificates, roots } = identity;
+        let machine = Arc::new(LocalKey::derived(&platform));
+        let platform = PlatformKey::from_pkcs8(&platform).map_err(|error| Failure::Invalid(error.to_string()))?;
+        if let Some(own) = certificates.first() {
+            let names = Names::of(own).map_err(|error| Failure::Invalid(error.to_string()))?;
+            if names.key != instance.key() {
+                return Err(Failure::Invalid("the certificate is of another instance key".to_owned()));
+            }
+        }
+        let keys = Keys {
+            holder: Arc::new(instance.clone()),
+            platform: Arc::new(platform),
+            checks: Arc::new(Verifier::certified()),
+            ledger,
+        };
+        Ok(Self { instance, keys, node, provider, certificates, roots, machine })
+    }
+
+    /// The machine, as the ledger names it.
+    pub fn platform(&self) -> PlatformId {
+        PlatformId(self.keys.platform.key().0)
+    }
+}
+
+/// Fresh random bytes for one state machine.
+pub(crate) fn entropy() -> Result<Entropy, Failure> {
+    let mut seed = [0; 32];
+    let failed = |error: getrandom::Error| Failure::system("the system gives no random bytes")(error.into());
+    getrandom::fill(&mut seed).map_err(failed)?;
+    Ok(Entropy::new(seed))
+}

@@ -1,0 +1,169 @@
+//! Moves of a running program between two places in this process.
+#![allow(missing_docs, reason = "a test program")]
+
+mod adversary;
+mod crash;
+mod disturb;
+mod hands;
+mod moving;
+mod world;
+
+use std::time::Duration;
+
+use dunlin_base::Digest;
+use dunlin_engine::{Lazy, Tier};
+use dunlin_handover::converge::{Mode, Options, TimeoutAction};
+use dunlin_handover::message::Role;
+use dunlin_handover::{destination, source};
+use dunlin_keep::migrate::{SourceReport, load};
+
+use moving::{Ways, options};
+use world::{World, shelf, state};
+
+fn compressed() -> Ways {
+    Ways { compress: true, ..Ways::default() }
+}
+
+fn moves(mode: Mode, ways: &Ways, tier: Tier) -> SourceReport {
+    let world = World::new(tier, Duration::from_micros(200));
+    let (source, _) = world.end(world.begin(options(mode), ways));
+    assert!(matches!(source.outcome, source::Outcome::Moved { confirmed: true }), "{source:?}");
+    source
+}
+
+#[test]
+fn moves_in_mode_stop() {
+    moves(Mode::Stop, &compressed(), Tier::Cranelift);
+}
+
+#[test]
+fn moves_in_mode_precopy() {
+    let source = moves(Mode::Precopy, &Ways::default(), Tier::Cranelift);
+    assert!(source.statistics.ram.precopy_bytes > 0);
+    assert!(source.statistics.downtime.restore.is_some());
+}
+
+#[test]
+fn moves_in_mode_precopy_in_an_interpreter() {
+    moves(Mode::Precopy, &compressed(), Tier::Wasmi);
+}
+
+#[test]
+fn moves_in_mode_postcopy() {
+    if Lazy::is_available() {
+        let source = moves(Mode::Postcopy, &Ways::default(), Tier::Cranelift);
+        assert!(source.statistics.ram.postcopy_bytes > 0);
+        assert_eq!(source.statistics.ram.precopy_bytes, 0);
+    }
+}
+
+#[test]
+fn moves_in_modes_hybrid_and_auto() {
+    moves(Mode::Hybrid, &compressed(), Tier::Cranelift);
+    moves(Mode::Auto, &Ways::default(), Tier::Cranelift);
+}
+
+#[test]
+fn a_program_that_is_slowed_down_moves() {
+    // Nothing fits into such a pause, so that every round of pre-copy counts as one too many.
+    let options = Options {
+        mode: Mode::Precopy,
+        max_downtime: Duration::ZERO,
+        max_rounds: 12,
+        auto_converge: true,
+        timeout_action: TimeoutAction::Stop,
+        ..Options::default()
+    };
+    let world = World::new(Tier::Cranelift, Duration::ZERO);
+    let (source, _) = world.end(world.begin(options, &Ways::default()));
+    assert!(matches!(source.outcome, source::Outcome::Moved { .. }), "{source:?}");
+    assert!(source.statistics.cpu_throttle_percentage > 0);
+}
+
+#[test]
+fn a_pause_that_does_not_fit_leaves_the_program_where_it_is() {
+    let options = Options { mode: Mode::Precopy, max_downtime: Duration::ZERO, max_rounds: 3, ..Options::default() };
+    let world = World::new(Tier::Cranelift, Duration::ZERO);
+    let (source, destination) = world.end(world.begin(options, &Ways::default()));
+    assert!(matches!(source.outcome, source::Outcome::Stayed { epoch: 2, .. }), "{source:?}");
+    assert!(matches!(destination.outcome, destination::Outcome::Failed(_)), "{destination:?}");
+    assert!(!world.directory.join("staged").exists(), "what was received is deleted");
+}
+
+#[test]
+fn cancelled_in_any_phase_the_program_runs_somewhere() {
+    for mode in [Mode::Precopy, Mode::Stop, Mode::Hybrid, Mode::Postcopy] {
+        if mode == Mode::Postcopy && !Lazy::is_available() {
+            continue;
+        }
+        for boundary in [0, 1, 2, 3, 5, 7, 9, 11, 13, 16, 20] {
+            let world = World::new(Tier::Cranelift, Duration::from_micros(100));
+            let (mut count, tell) = (0, std::sync::mpsc::channel());
+            let at_boundary = tell.0;
+            world.hands.hook(move |_| {
+                if count == boundary {
+                    let _nobody = at_boundary.send(());
+                }
+                count += 1;
+                hands::Act::Pass
+            });
+            let moving = world.begin(options(mode), &Ways::default());
+            // A move that ends before it is cancelled is one that was cancelled too late.
+            let _ended = tell.1.recv_timeout(Duration::from_secs(2));
+            if boundary % 2 == 0 {
+                moving.source_handle.cancel();
+            } else {
+                moving.destination_handle.cancel();
+            }
+            let _measured = moving.progress.now();
+            world.end(moving);
+        }
+    }
+}
+
+#[test]
+fn what_was_staged_is_the_committed_state() {
+    let world = World::new(Tier::Cranelift, Duration::from_micros(100));
+    world.end(world.begin(options(Mode::Precopy), &compressed()));
+    let staged = load(shelf(&world.directory.join("staged"))).unwrap();
+    let arrival = staged.arrival.as_ref().unwrap();
+    let code = world.program.code.clone();
+    let sizes: Vec<u64> = state(&code, &staged.rest).unwrap().memories.iter().map(|memory| memory.size).collect();
+    let module = Digest::of(&world.program.wasm);
+    let digest = staged.digest(&module, &sizes, |memory, page, bytes| code.is_fresh(memory, page, bytes));
+    assert_eq!(digest, arrival.last.state_hash);
+    assert_eq!(digest, world.record().state_hash);
+    assert!(staged.missing.is_empty());
+}
+
+/// The epoch is the fence: it rises with every move, by one, and never otherwise.
+#[test]
+fn two_hundred_moves_there_and_back() {
+    /// Who holds the service, and on which platform, in each epoch.
+    const NAMES: [(&str, &str); 4] =
+        [("first", "platform a"), ("second", "platform b"), ("third", "platform a"), ("fourth", "platform b")];
+    let world = World::new(Tier::Cranelift, Duration::from_micros(50));
+    let (mut runner, mut tracker) = world.start(world.hands.alive(Role::Source));
+    let modes = if Lazy::is_available() {
+        &[Mode::Precopy, Mode::Stop, Mode::Postcopy, Mode::Hybrid][..]
+    } else {
+        &[Mode::Precopy, Mode::Stop]
+    };
+    for number in 0..200_usize {
+        let before = world.record();
+        let reached = world.outside.reached.load(std::sync::atomic::Ordering::SeqCst);
+        let (from, to) = (NAMES[number % 4], NAMES[(number + 1) % 4]);
+        let ways = Ways { from, to, ..Ways::default() };
+        let moving = world.move_away(runner, tracker, options(modes[number % modes.len()]), &ways);
+        let (source, _old) = moving.source.join().unwrap();
+        let (destination, there) = moving.destination.join().unwrap();
+        assert!(matches!(source.outcome, source::Outcome::Moved { .. }), "{number}: {source:?}");
+        assert!(matches!(destination.outcome, destination::Outcome::Live { .. }), "{number}: {destination:?}");
+        let after = world.record();
+        assert_eq!((after.epoch, after.version), (before.epoch + 1, before.version + 1));
+        runner = there.runner.unwrap();
+        tracker = world::watch(&runner);
+        world.wait_for(reached + 3);
+    }
+    world.check(&runner);
+}

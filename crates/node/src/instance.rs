@@ -1,0 +1,155 @@
+//! A keep with a service: what it says unasked, and the connections that it has.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, Weak};
+
+use dunlin_keep_link::{Closed, Connected, ConnectionId, ConnectionState, EndedHow, Report, Wish};
+use tokio::runtime::Handle;
+
+use crate::jobs::Job;
+use crate::keep::{Keep, Listener, lock};
+use crate::node::Node;
+use crate::relay;
+use crate::service::Service;
+use crate::slots::{Fate, Onward, Slot};
+use crate::verbs;
+
+/// A keep that has, gets or had a service.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    node: Weak<Node>,
+    pub(crate) service: Arc<Service>,
+    pub(crate) keep: Arc<Keep>,
+    runtime: Handle,
+    /// The migration with which it came.
+    arrived_by: Option<String>,
+    connections: Mutex<HashMap<ConnectionId, Connection>>,
+    job: Mutex<Option<Arc<Job>>>,
+    pub(crate) ended: Mutex<Option<EndedHow>>,
+}
+
+/// What the node has of a connection.
+#[derive(Debug)]
+enum Connection {
+    /// A duplicate of the client's socket.
+    Own(OwnedFd),
+    Carried(Arc<Slot>),
+}
+
+impl Instance {
+    /// Takes a keep for a service. Must be called within a runtime.
+    pub(crate) fn new(
+        node: &Arc<Node>,
+        service: &Arc<Service>,
+        keep: Arc<Keep>,
+        arrived_by: Option<String>,
+    ) -> Arc<Self> {
+        let instance = Arc::new(Self {
+            node: Arc::downgrade(node),
+            service: service.clone(),
+            keep: keep.clone(),
+            runtime: Handle::current(),
+            arrived_by,
+            connections: Mutex::new(HashMap::new()),
+            job: Mutex::new(None),
+            ended: Mutex::new(None),
+        });
+        keep.listen(instance.clone());
+        instance
+    }
+
+    pub(crate) fn set_job(&self, job: Option<Arc<Job>>) {
+        *lock(&self.job) = job;
+    }
+
+    /// The service went on to another node: its connections are relayed there, the others are over.
+    pub(crate) fn hand_over(&self, node: &Arc<Node>, to: &str, migration: &str, moved: &[ConnectionState]) {
+        let mut had = std::mem::take(&mut *lock(&self.connections));
+        for ConnectionState { id, ended, shut } in moved {
+            let onward = Onward { node: to.to_owned(), migration: migration.to_owned(), ended: *ended, shut: *shut };
+            match had.remove(id) {
+                Some(Connection::Own(socket)) => relay::depart(node, socket, id.to_string(), onward),
+                Some(Connection::Carried(slot)) => relay::depart_again(node, slot, id.to_string(), onward),
+                None => {}
+            }
+        }
+        for (_, connection) in had {
+            if let Connection::Carried(slot) = connection {
+                slot.decide(Fate::Closed);
+            }
+        }
+    }
+
+    fn connected(&self, connected: Connected, descriptors: Vec<OwnedFd>) {
+        let Connected { id, listener: _, carried } = connected;
+        let mut descriptors = descriptors.into_iter();
+        let connection = match (carried, descriptors.next(), descriptors.next()) {
+            (false, Some(socket), None) => Connection::Own(socket),
+            (true, Some(end), Some(kept)) => {
+                let Some(node) = self.node.upgrade() else { return };
+                let key = (self.arrived_by.clone().unwrap_or_default(), id.to_string());
+                let _in_runtime = self.runtime.enter();
+                match node.slots().add(key, end, kept) {
+                    Ok(slot) => Connection::Carried(slot),
+                    Err(error) => {
+                        self.service.log.note(format!("a connection that moved here is lost: {error}"));
+                        return;
+                    }
+                }
+            }
+            // The link has checked their number.
+            _ => return,
+        };
+        lock(&self.connections).insert(id, connection);
+    }
+
+    fn closed(&self, id: ConnectionId) {
+        if let Some(Connection::Carried(slot)) = lock(&self.connections).remove(&id) {
+            slot.decide(Fate::Closed);
+        }
+    }
+
+    fn wished(&self, wish: Wish) {
+        let Some(node) = self.node.upgrade() else { return };
+        let service = self.service.clone();
+        let keep = self.keep.clone();
+        self.runtime.spawn(async move { verbs::fulfil(&node, &service, &keep, wish).await });
+    }
+}
+
+impl Listener for Instance {
+    fn report(&self, report: Report, descriptors: Vec<OwnedFd>) {
+        match report {
+            Report::Connected(connected) => self.connected(connected, descriptors),
+            Report::Closed(Closed { id }) => self.closed(id),
+            Report::Progress(progress) => {
+                if let Some(job) = &*lock(&self.job) {
+                    job.measured(&progress.statistics);
+                }
+            }
+            Report::Phase(phase) => {
+                if let Some(job) = &*lock(&self.job) {
+                    job.phase(&phase.name);
+                }
+            }
+            Report::Wish(wish) => self.wished(wish),
+            Report::Note(note) => self.service.log.note(note.text),
+            Report::Ended(ended) => *lock(&self.ended) = Some(ended.how),
+            // Answers go to whoever asked.
+            _ => {}
+        }
+    }
+
+    fn gone(&self) {
+        for (_, connection) in lock(&self.connections).drain() {
+            if let Connection::Carried(slot) = connection {
+                relay::lose(&slot);
+            }
+        }
+        let Some(node) = self.node.upgrade() else { return };
+        let (service, keep) = (self.service.clone(), self.keep.clone());
+        let how = lock(&self.ended).take();
+        self.runtime.spawn(async move { verbs::keep_is_gone(&node, &service, &keep, how).await });
+    }
+}
