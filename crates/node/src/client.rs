@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use crate::config::Address;
 use crate::model::Problem;
 use crate::peer::{self, Caller, Hello, Reply};
+use crate::socket;
 
 /// Longest answer that is read as a whole, except where the caller says otherwise.
 const LIMIT: u64 = 16 << 20;
@@ -174,7 +175,7 @@ impl ApiClient {
 
     async fn connect(&self) -> std::io::Result<UnixStream> {
         match &self.target {
-            Target::Socket(path) => UnixStream::connect(path).await,
+            Target::Socket(path) => socket::connect_async(path),
             Target::Peer { address, caller } => match peer::connect(address, caller, &Hello::Http).await? {
                 (stream, Reply::Ready) => Ok(stream),
                 (_, Reply::Later { reason } | Reply::Refused { reason }) => Err(std::io::Error::other(reason)),

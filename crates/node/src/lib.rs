@@ -35,6 +35,7 @@ mod record;
 mod relay;
 mod service;
 mod slots;
+pub mod socket;
 mod verbs;
 
 pub use client::{ApiClient, ApiError};

@@ -304,7 +304,7 @@ impl Node {
         }
         let path = self.api_socket();
         let failed = |source| NodeError::Listen { address: path.display().to_string(), source };
-        let listener = peer::bind_unix(&path).map_err(failed)?;
+        let listener = peer::listen(&path).map_err(failed)?;
         let router = http::router(self.clone());
         self.keep_running(async move {
             // It ends with the node.

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::config::{Address, NodeKeys};
 use crate::error::NodeError;
 use crate::record::Document;
+use crate::socket;
 
 /// The version of these greetings.
 const VERSION: u16 = 1;
@@ -198,7 +199,7 @@ impl PeerListener {
     pub(crate) async fn bind(address: &Address) -> Result<Self, NodeError> {
         let failed = |source| NodeError::Listen { address: address.to_string(), source };
         Ok(match address {
-            Address::Unix(path) => Self::Unix(bind_unix(path).map_err(failed)?),
+            Address::Unix(path) => Self::Unix(listen(path).map_err(failed)?),
             Address::Tcp(address) => Self::Tcp(TcpListener::bind(address).await.map_err(failed)?),
         })
     }
@@ -226,31 +227,18 @@ pub(crate) enum Accepted {
     Tcp(TcpStream),
 }
 
-/// Makes a Unix socket for this user only. A file that an earlier process left behind is replaced.
-pub(crate) fn bind_unix(path: &std::path::Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("the path of a Unix socket has at most 107 bytes, this one {}", path.as_os_str().len()),
-        ),
-        _ => error,
-    })?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+/// A listener of the runtime.
+pub(crate) fn listen(path: &std::path::Path) -> io::Result<UnixListener> {
+    let listener = socket::bind(path)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 /// Connects to another node, greets it and hears its reply.
 pub(crate) async fn connect(address: &Address, caller: &Caller, hello: &Hello) -> io::Result<(UnixStream, Reply)> {
     let call = async {
         let mut stream = match address {
-            Address::Unix(path) => UnixStream::connect(path).await?,
+            Address::Unix(path) => socket::connect_async(path)?,
             Address::Tcp(address) => caller.secure(TcpStream::connect(address).await?, Side::Calling).await?,
         };
         stream.write_all(&greeting(&caller.name, hello)?).await?;
@@ -268,7 +256,7 @@ pub(crate) fn connect_blocking(
     patience: Duration,
 ) -> io::Result<StdUnixStream> {
     let mut stream = match address {
-        Address::Unix(path) => StdUnixStream::connect(path)?,
+        Address::Unix(path) => socket::connect(path)?,
         Address::Tcp(address) => {
             let found = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
             caller.wrap(std::net::TcpStream::connect_timeout(&found, patience)?, Side::Calling)?

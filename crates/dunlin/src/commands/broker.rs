@@ -1,6 +1,5 @@
 //! `dunlin broker`.
 
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -135,7 +134,7 @@ fn serve(listen: &Listen) -> Result<ExitCode> {
     }
     let log = ReleaseLog::open(&vault.path().join("releases")).map_err(broken)?;
     let around = Around { ledger: ledger.clone() };
-    let socket = UnixListener::bind(listen)
+    let socket = dunlin_node::socket::bind(listen)
         .map_err(Failure::because(Exit::CannotCreate, format!("cannot listen on {}", listen.display())))?;
     text::note(format!("the broker listens on {}", listen.display()));
     let (broker, log) = (Mutex::new(broker), Mutex::new(log));
@@ -157,7 +156,7 @@ struct Around {
 
 impl Surroundings for Around {
     fn read_ledger(&self, service: ServiceId, nonce: Nonce) -> Option<Reading> {
-        let stream = std::os::unix::net::UnixStream::connect(&self.ledger).ok()?;
+        let stream = dunlin_node::socket::connect(&self.ledger).ok()?;
         let call = LedgerCall { id: 1, query: LedgerQuery::Read { service, nonce } };
         match dunlin_ledger::Client::new(stream).call(call).ok()? {
             LedgerAnswer::Reading(reading) => Some(reading),

@@ -94,7 +94,10 @@ impl Cluster {
             }
         });
         let first = messages.recv_timeout(PATIENCE).unwrap_or_else(|_| "nothing".to_owned());
-        assert!(first.contains("is up"), "node {name} says {first}");
+        if !first.contains("is up") {
+            let more: Vec<_> = std::iter::from_fn(|| messages.recv_timeout(Duration::from_secs(1)).ok()).collect();
+            panic!("node {name} says {first}\n{}", more.join("\n"));
+        }
         self.nodes.insert(name.to_owned(), Daemon { child, messages });
     }
 
