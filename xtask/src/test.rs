@@ -89,7 +89,9 @@ const SEED: &str = "20261120";
 fn tests() -> Result {
     let seed = env::var("DUNLIN_SEED").unwrap_or_else(|_| SEED.to_owned());
     if find("cargo-nextest").is_some() {
-        return command::run(cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).env("DUNLIN_SEED", seed));
+        return command::run(
+            cargo(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).env("DUNLIN_SEED", seed),
+        );
     }
     command::run(cargo(["test", "--workspace", "--all-targets", "--locked"]).env("DUNLIN_SEED", seed))
 }
