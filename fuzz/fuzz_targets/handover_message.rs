@@ -76,6 +76,7 @@ fn source() -> Source {
         holder_platform: Some(PlatformId([1; 32])),
         version: 0,
         state_hash: Digest([0; 32]),
+        state_epoch: 3,
         policy_hash: Digest([0; 32]),
         policy_version: 1,
         status: Status::Held,

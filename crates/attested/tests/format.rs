@@ -32,6 +32,7 @@ fn reading() -> Reading {
         holder_platform: Some(PlatformId([0x22; 32])),
         version: 3,
         state_hash: Digest([0x23; 32]),
+        state_epoch: 3,
         policy_hash: Digest([0x14; 32]),
         policy_version: 4,
         status: Status::Held,

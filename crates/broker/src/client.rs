@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::envelope::{self, KemKey};
 use crate::error::FetchError;
 use crate::keys;
-use crate::message::{Ask, Hello, Message, Point, SessionId, Signed, Want, Written};
+use crate::message::{Ask, Hello, Message, Point, SessionId, Signed, Want};
 
 /// Who asks, and what it knows of its service.
 #[derive(Debug)]
@@ -133,12 +133,7 @@ impl<'a> Challenged<'a> {
     }
 
     /// Asks, with evidence for [`Self::binding`].
-    pub fn ask(
-        self,
-        evidence: &Evidence,
-        endorsements: &Endorsements,
-        written: Option<Written>,
-    ) -> (Asked<'a>, Message) {
+    pub fn ask(self, evidence: &Evidence, endorsements: &Endorsements) -> (Asked<'a>, Message) {
         let Self { party, want, session, broker, exporter, binding } = self;
         let mut ask = Ask {
             session,
@@ -150,7 +145,6 @@ impl<'a> Challenged<'a> {
             provider: party.provider.clone(),
             evidence: evidence.to_cbor(),
             endorsements: endorsements.to_cbor(),
-            written,
             signature: Signed([0; 64]),
         };
         ask.signature = Signed(party.instance.sign(&envelope::ask_signed(&exporter, &ask.unsigned_bytes())));

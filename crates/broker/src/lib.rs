@@ -38,9 +38,7 @@ pub use client::{Asked, Challenged, Fetch, Party, Released};
 pub use envelope::KemKey;
 pub use error::{FetchError, VaultError};
 pub use keys::{ledger_name, signing_key};
-pub use message::{
-    Answer, Ask, Before, Challenge, Denied, Hello, MAX_MESSAGE, Message, Refusal, SessionId, Want, Written,
-};
+pub use message::{Answer, Ask, Challenge, Denied, Hello, MAX_MESSAGE, Message, Refusal, SessionId, Want};
 pub use record::{Release, ReleaseLog};
 pub use server::{Broker, Input, Output, Roots, Service};
 pub use transport::{Surroundings, fetch, serve};

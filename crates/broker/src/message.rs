@@ -6,7 +6,6 @@
 use dunlin_attest::VerifyingKey;
 use dunlin_base::Digest;
 use dunlin_handover::codec::{DecodeError, Reader, Wire, Writer, wire_struct};
-use dunlin_handover::ledger::{Reading, Receipt};
 use dunlin_handover::{Nonce, ServiceId};
 
 /// The version of all messages.
@@ -142,52 +141,6 @@ impl Challenge {
     }
 }
 
-/// What the last commit followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Before {
-    /// A reading of the ledger.
-    Reading(Reading),
-    /// The receipt before it.
-    Receipt(Receipt),
-}
-
-impl Wire for Before {
-    const WHAT: &'static str = "what a commit followed";
-
-    fn write(&self, out: &mut Writer) {
-        match self {
-            Self::Reading(reading) => {
-                out.put(&1u8);
-                out.put(reading);
-            }
-            Self::Receipt(receipt) => {
-                out.put(&2u8);
-                out.put(receipt);
-            }
-        }
-    }
-
-    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match input.take::<u8>()? {
-            1 => input.take().map(Self::Reading),
-            2 => input.take().map(Self::Receipt),
-            value => Err(DecodeError::Unknown { what: Self::WHAT, value: value.into() }),
-        }
-    }
-}
-
-/// The ledger's own word about the epoch in which the last committed state was written: the record before that commit
-/// (or transfer), and its receipt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// Before.
-    pub before: Before,
-    /// The receipt of the commit or transfer.
-    pub after: Receipt,
-}
-
-wire_struct!(Written, "proof of the last commit", { before, after });
-
 /// What an instance asks for, with its evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
@@ -208,8 +161,6 @@ pub struct Ask {
     pub evidence: Vec<u8>,
     /// Endorsements, in their container.
     pub endorsements: Vec<u8>,
-    /// For keys: when the last state was written, if there is one.
-    pub written: Option<Written>,
     pub(crate) signature: Signed,
 }
 
@@ -222,19 +173,8 @@ impl Ask {
     }
 
     fn write_unsigned(&self, out: &mut Writer) {
-        let Self {
-            session,
-            want,
-            epoch,
-            instance,
-            kem_key,
-            module,
-            provider,
-            evidence,
-            endorsements,
-            written,
-            signature: _,
-        } = self;
+        let Self { session, want, epoch, instance, kem_key, module, provider, evidence, endorsements, signature: _ } =
+            self;
         out.put(session);
         out.put(want);
         out.put(epoch);
@@ -244,7 +184,6 @@ impl Ask {
         out.blob(provider.as_bytes());
         out.blob(evidence);
         out.blob(endorsements);
-        out.put(written);
     }
 }
 
@@ -267,7 +206,6 @@ impl Wire for Ask {
             provider: input.text("provider", MAX_NAME)?,
             evidence: input.blob("evidence", MAX_EVIDENCE)?,
             endorsements: input.blob("endorsements", MAX_ENDORSEMENTS)?,
-            written: input.take()?,
             signature: input.take()?,
         })
     }
@@ -334,9 +272,6 @@ pub enum Denied {
     /// Somebody else holds the service, or the same one in another epoch.
     #[error("the ledger does not name the asker as the holder in this epoch")]
     NotHolder,
-    /// The proof of the last commit is none.
-    #[error("what was handed in does not prove in which epoch the last state was written")]
-    NotWritten,
     /// No such secret, or not for this module.
     #[error("there is no such secret for this module")]
     NoSuchSecret,
@@ -358,7 +293,6 @@ impl Wire for Denied {
             Self::Policy(reason) => (6, Some(reason)),
             Self::Ledger => (7, None),
             Self::NotHolder => (8, None),
-            Self::NotWritten => (9, None),
             Self::NoSuchSecret => (10, None),
             Self::Record => (11, None),
         };
@@ -382,7 +316,6 @@ impl Wire for Denied {
             6 => Self::Policy(input.text("reason", MAX_REASON)?),
             7 => Self::Ledger,
             8 => Self::NotHolder,
-            9 => Self::NotWritten,
             10 => Self::NoSuchSecret,
             11 => Self::Record,
             value => return Err(DecodeError::Unknown { what: Self::WHAT, value: value.into() }),

@@ -11,7 +11,7 @@ use dunlin_handover::{Nonce, ServiceId};
 
 use crate::client::{Fetch, Party, Released};
 use crate::error::FetchError;
-use crate::message::{Denied, MAX_MESSAGE, Message, Want, Written};
+use crate::message::{Denied, MAX_MESSAGE, Message, Want};
 use crate::record::ReleaseLog;
 use crate::server::{Broker, Input, Output};
 
@@ -62,7 +62,6 @@ pub fn fetch(
     mut stream: impl Read + Write,
     party: &Party,
     want: Want,
-    written: Option<Written>,
     attester: &dyn Attester,
     nonce: Nonce,
 ) -> Result<Released, FetchError> {
@@ -70,7 +69,7 @@ pub fn fetch(
     send(&mut stream, &hello)?;
     let challenged = fetch.challenged(due(&mut stream)?)?;
     let evidence = attester.evidence(&challenged.binding().report_data())?;
-    let (asked, ask) = challenged.ask(&evidence, &attester.endorsements()?, written);
+    let (asked, ask) = challenged.ask(&evidence, &attester.endorsements()?);
     send(&mut stream, &ask)?;
     asked.answered(due(&mut stream)?)
 }

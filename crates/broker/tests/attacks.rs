@@ -5,10 +5,10 @@ mod common;
 use common::{Instance, NOW, ROOT, SECRET, SERVICE, TestKey, World, ledger_key, module, policy, root, signing};
 use dunlin_attest::Endorsements;
 use dunlin_base::Digest;
-use dunlin_broker::{Before, Denied, Fetch, FetchError, KemKey, Message, Released, Want, Written};
+use dunlin_broker::{Denied, Fetch, FetchError, KemKey, Message, Released, Want};
+use dunlin_handover::Nonce;
 use dunlin_handover::codec::Wire as _;
-use dunlin_handover::ledger::{Checks as _, Reading};
-use dunlin_handover::{Key, Nonce};
+use dunlin_handover::ledger::Reading;
 use dunlin_seal::{Kind, Label};
 
 fn secret() -> Want {
@@ -27,13 +27,13 @@ fn the_holder_gets_its_key_and_its_secrets() {
     let one = Instance::new("one");
     let mut world = World::held_by(&one);
     assert_eq!(world.keys(&one), Ok((2, None)));
-    match world.ask(&one, secret(), None).unwrap() {
+    match world.ask(&one, secret()).unwrap() {
         Released::Secret(bytes) => assert_eq!(&bytes[..], SECRET),
         other => panic!("{other:?}"),
     }
     for absent in ["for-another", "no-such"] {
         let want = Want::Secret(absent.to_owned());
-        assert_eq!(denied(world.ask(&one, want, None)), Denied::NoSuchSecret, "{absent}");
+        assert_eq!(denied(world.ask(&one, want)), Denied::NoSuchSecret, "{absent}");
     }
     let wants: Vec<_> = world.released.iter().map(|release| (&release.want, release.epoch)).collect();
     assert_eq!(wants, [(&Want::Keys, 2), (&secret(), 2)]);
@@ -68,7 +68,7 @@ fn s05_a_state_carried_to_another_machine_finds_no_key_there() {
     let (one, two) = (Instance::new("one"), Instance::new("two"));
     let mut world = World::held_by(&one);
     let label = Label { kind: Kind::Checkpoint, name: "state", version: 0 };
-    let Ok(Released::Keys { own, .. }) = world.ask(&one, Want::Keys, None) else { panic!("the holder gets it") };
+    let Ok(Released::Keys { own, .. }) = world.ask(&one, Want::Keys) else { panic!("the holder gets it") };
     let sealed = own.objects().seal(&label, b"state").unwrap();
     // The whole disk is copied to machine two, which is genuine and permitted.
     assert_eq!(world.keys(&two), Err(Denied::NotHolder));
@@ -93,7 +93,7 @@ fn s07_perfect_evidence_of_somebody_who_is_not_the_holder_is_not_enough() {
         let outcome = world.keys(&Instance::new("one").in_epoch(epoch));
         assert_eq!(outcome, Err(Denied::NotHolder));
     }
-    assert_eq!(denied(world.ask(&two, secret(), None)), Denied::NotHolder);
+    assert_eq!(denied(world.ask(&two, secret())), Denied::NotHolder);
     assert!(world.released.is_empty());
     assert_eq!(world.keys(&one), Ok((2, None)));
 }
@@ -107,8 +107,8 @@ fn s08_the_previous_holder_gets_nothing_after_the_transfer() {
     assert_eq!(world.keys(&one), Err(Denied::NotHolder));
     let one = one.in_epoch(3);
     assert_eq!(world.keys(&one), Err(Denied::NotHolder), "it claims the new epoch");
-    assert_eq!(denied(world.ask(&one, secret(), None)), Denied::NotHolder);
-    assert_eq!(world.keys(&two), Ok((3, None)));
+    assert_eq!(denied(world.ask(&one, secret())), Denied::NotHolder);
+    assert_eq!(world.keys(&two), Ok((3, Some(2))), "its own, and that of the state it took over");
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn s09_of_two_that_want_to_hold_the_service_exactly_one_gets_keys() {
 fn s10_answers_are_encrypted_to_the_attested_key_and_to_nothing_else() {
     let one = Instance::new("one");
     let mut world = World::held_by(&one);
-    world.ask(&one, secret(), None).unwrap();
-    world.ask(&one, Want::Keys, None).unwrap();
+    world.ask(&one, secret()).unwrap();
+    world.ask(&one, Want::Keys).unwrap();
     // Whoever carries the messages sees neither.
     let key = root().epoch_key(SERVICE.0, 2);
     for message in &world.wire {
@@ -152,7 +152,7 @@ fn s10_answers_are_encrypted_to_the_attested_key_and_to_nothing_else() {
         let (fetch, hello) = Fetch::begin(&one.party, secret(), Nonce([8; 32]), [0; 32]);
         let challenged = fetch.challenged(world.reply(hello)).unwrap();
         let evidence = one.evidence(challenged.binding());
-        challenged.ask(&evidence, &Endorsements::default(), None)
+        challenged.ask(&evidence, &Endorsements::default())
     };
     let (_, ask) = begin(&mut world);
     let Message::Ask(mut ask) = ask else { panic!("an ask") };
@@ -170,7 +170,7 @@ fn s10_answers_are_encrypted_to_the_attested_key_and_to_nothing_else() {
     assert_ne!(other.party.kem.public(), attested);
     let (fetch, hello) = Fetch::begin(&other.party, secret(), Nonce([8; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello)).unwrap();
-    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default(), None);
+    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default());
     assert!(matches!(denied(asked.answered(world.reply(ask))), Denied::Evidence(_)));
 }
 
@@ -182,7 +182,7 @@ fn s10_an_answer_is_good_for_its_question_only() {
         let (fetch, hello) = Fetch::begin(&one.party, secret(), Nonce([nonce; 32]), [0; 32]);
         let challenged = fetch.challenged(world.reply(hello)).unwrap();
         let evidence = one.evidence(challenged.binding());
-        challenged.ask(&evidence, &Endorsements::default(), None)
+        challenged.ask(&evidence, &Endorsements::default())
     };
     let (first, ask) = asked(&mut world, 1);
     let answer = world.reply(ask.clone());
@@ -207,7 +207,7 @@ fn s10_an_answer_is_good_for_its_question_only() {
         // The same world answers the same: its randomness is fixed.
         let challenged = fetch.challenged(fresh.reply(hello)).unwrap();
         let evidence = one.evidence(challenged.binding());
-        let (asked, _) = challenged.ask(&evidence, &Endorsements::default(), None);
+        let (asked, _) = challenged.ask(&evidence, &Endorsements::default());
         assert!(asked.answered(message).is_err(), "bit {bit}");
     }
 }
@@ -216,69 +216,52 @@ fn s10_an_answer_is_good_for_its_question_only() {
 fn m10_keys_of_two_epochs_are_released_and_no_others() {
     let (one, two) = (Instance::new("one"), Instance::new("two"));
     let mut world = World::held_by(&one);
-    let before_first = world.read();
-    let first = world.commit(&one, 5);
-    let before = world.read();
-    let commit = world.commit(&one, 6);
+    assert_eq!(world.keys(&one), Ok((2, None)), "nothing was ever written");
+    world.commit(&one, 5);
+    assert_eq!(world.keys(&one), Ok((2, None)), "one key when both epochs are one");
     let two = two.in_epoch(3);
-    let proof = Written { before: Before::Reading(before.clone()), after: commit.clone() };
-    let keys = |world: &mut World, who: &Instance, written: Option<Written>| match world.ask(who, Want::Keys, written) {
-        Ok(Released::Keys { own, written }) => Ok((own.epoch(), written.map(|key| key.epoch()))),
-        other => Err(denied(other)),
-    };
-    assert_eq!(keys(&mut world, &one, Some(proof.clone())), Ok((2, None)), "one key when both epochs are one");
-    let by_receipt = Written { before: Before::Receipt(first.clone()), after: commit.clone() };
-    assert_eq!(keys(&mut world, &one, Some(by_receipt)), Ok((2, None)));
-    let moved = world.transfer(&one, &two, 7);
+    world.transfer(&one, &two, 7);
     // A transfer writes a state too: the source wrote it, in its epoch.
-    let transferred = Written { before: Before::Receipt(commit.clone()), after: moved.clone() };
-    assert_eq!(keys(&mut world, &two, Some(transferred.clone())), Ok((3, Some(2))));
-    assert_eq!(keys(&mut world, &two, None), Ok((3, None)));
+    assert_eq!(world.keys(&two), Ok((3, Some(2))));
     // An instance that takes over later in epoch 5, without a commit since: 5 and 2, and neither 3 nor 4.
     let third = Instance::new("two").in_epoch(4);
     world.resume(&third).unwrap();
     let fourth = Instance::new("two").in_epoch(5);
     world.resume(&fourth).unwrap();
-    assert_eq!(keys(&mut world, &fourth, Some(transferred.clone())), Ok((5, Some(2))));
-    world.commit(&fourth, 8);
+    assert_eq!(world.keys(&fourth), Ok((5, Some(2))));
     // What was written in epoch 2 is not the last state any more.
-    for old in [transferred, proof, Written { before: Before::Reading(before_first), after: first }] {
-        assert_eq!(keys(&mut world, &fourth, Some(old)), Err(Denied::NotWritten));
-    }
+    world.commit(&fourth, 8);
+    assert_eq!(world.keys(&fourth), Ok((5, None)));
 }
 
 #[test]
-fn m10_a_forged_proof_of_the_last_commit_is_none() {
-    let one = Instance::new("one");
+fn m10_a_forged_epoch_of_the_last_commit_is_no_word_of_the_ledger() {
+    let (one, two) = (Instance::new("one"), Instance::new("two"));
+    let two = two.in_epoch(3);
     let mut world = World::held_by(&one);
-    let before = world.read();
-    let after = world.commit(&one, 5);
-    let genuine = Written { before: Before::Reading(before), after };
-    let mut forged = Vec::new();
-    let mut with = |change: fn(&mut Reading)| {
-        let Written { before: Before::Reading(mut reading), after } = genuine.clone() else { panic!("a reading") };
-        change(&mut reading);
-        forged.push(Written { before: Before::Reading(reading), after });
-    };
-    with(|reading| reading.record.epoch = 1);
-    with(|reading| reading.head = Digest([1; 32]));
-    with(|reading| reading.ledger = Key([1; 32]));
-    let mut other_state = genuine.clone();
-    other_state.after.record.state_hash = Digest([9; 32]);
-    forged.push(other_state);
-    for proof in forged {
-        assert_eq!(denied(world.ask(&one, Want::Keys, Some(proof))), Denied::NotWritten);
+    world.transfer(&one, &two, 7);
+    assert_eq!(world.keys(&two), Ok((3, Some(2))));
+    for forge in [
+        |mut reading: Reading| {
+            reading.record.state_epoch = 1;
+            Some(reading)
+        },
+        |mut reading: Reading| {
+            reading.record.state_epoch = 4;
+            Some(reading)
+        },
+        |mut reading: Reading| {
+            reading.record.version += 1;
+            Some(reading)
+        },
+        |mut reading: Reading| {
+            reading.head = Digest([1; 32]);
+            Some(reading)
+        },
+    ] {
+        world.reading = forge;
+        assert_eq!(world.keys(&two), Err(Denied::Ledger));
     }
-    // A reading of another ledger, with its own good signature.
-    let Written { before: Before::Reading(mut reading), after } = genuine else { panic!("a reading") };
-    let mallory = TestKey::named("mallory");
-    reading.ledger = mallory.0;
-    reading.record.epoch = 1;
-    let signed = dunlin_handover::ledger::Signer::sign(&mallory, &reading.signed_bytes());
-    reading.signature = dunlin_handover::ledger::Signature(signed);
-    assert!(common::TestChecks::default().verify(mallory.0, &reading.signed_bytes(), &reading.signature.0));
-    let proof = Written { before: Before::Reading(reading), after };
-    assert_eq!(denied(world.ask(&one, Want::Keys, Some(proof))), Denied::NotWritten);
 }
 
 #[test]
@@ -319,7 +302,7 @@ fn nothing_is_released_that_is_not_on_record() {
     let mut world = World::held_by(&one);
     world.records = false;
     assert_eq!(world.keys(&one), Err(Denied::Record));
-    assert_eq!(denied(world.ask(&one, secret(), None)), Denied::Record);
+    assert_eq!(denied(world.ask(&one, secret())), Denied::Record);
     world.records = true;
     assert_eq!(world.keys(&one), Ok((2, None)));
     assert_eq!(world.released.len(), 1);
@@ -332,7 +315,7 @@ fn sessions_end_in_time_and_are_limited() {
     let (fetch, hello) = Fetch::begin(&one.party, Want::Keys, Nonce([1; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello.clone())).unwrap();
     let evidence = one.evidence(challenged.binding());
-    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default(), None);
+    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default());
     world.now = NOW + 301;
     assert_eq!(denied(asked.answered(world.reply(ask))), Denied::Session);
     let mut begun = 0;
@@ -350,7 +333,7 @@ fn a_broker_that_the_policy_does_not_name_is_told_nothing() {
     let mut one = Instance::new("one");
     one.party.brokers = vec![signing(4).verifying_key()];
     let mut world = World::held_by(&one);
-    assert!(matches!(world.ask(&one, secret(), None), Err(FetchError::WrongBroker)));
+    assert!(matches!(world.ask(&one, secret()), Err(FetchError::WrongBroker)));
     assert_eq!(world.wire.len(), 2, "hello and challenge: no evidence was sent");
     // One that imitates the named one has not its key to sign with.
     let mut one = Instance::new("one");
@@ -359,7 +342,7 @@ fn a_broker_that_the_policy_does_not_name_is_told_nothing() {
     let (fetch, hello) = Fetch::begin(&one.party, secret(), Nonce([1; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello)).unwrap();
     let evidence = one.evidence(challenged.binding());
-    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default(), None);
+    let (asked, ask) = challenged.ask(&evidence, &Endorsements::default());
     let Message::Answer(mut answer) = world.reply(ask) else { panic!("answered") };
     answer.sealed.push(0);
     assert!(matches!(asked.answered(Message::Answer(answer)), Err(FetchError::NotGenuine)));

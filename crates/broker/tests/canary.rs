@@ -144,7 +144,7 @@ fn s10_a_canary_is_found_nowhere_in_a_relays_traffic_files_and_memory() {
     let mut epoch_key = None;
     std::thread::scope(|scope| {
         scope.spawn(|| serve(far.accept().unwrap().0, &broker, &log, &around));
-        let ask = |want, nonce| fetch(&near, &one.party, want, None, &one.attester, Nonce([nonce; 32])).unwrap();
+        let ask = |want, nonce| fetch(&near, &one.party, want, &one.attester, Nonce([nonce; 32])).unwrap();
         let Released::Secret(secret) = ask(Want::Secret("canary".to_owned()), 1) else { panic!("a secret") };
         assert_eq!(secret[..], canary);
         let Released::Keys { own, .. } = ask(Want::Keys, 2) else { panic!("keys") };

@@ -150,7 +150,7 @@ fn sixty_four_instances_ask_at_once_over_sockets_and_only_the_holder_is_answered
                 let who = if number % 2 == 0 { holder } else { &stranger };
                 let want = if number % 4 == 0 { Want::Keys } else { Want::Secret("tls-key".to_owned()) };
                 let nonce = Nonce([number; 32]);
-                match fetch(near, &who.party, want, None, &who.attester, nonce) {
+                match fetch(near, &who.party, want, &who.attester, nonce) {
                     Ok(Released::Keys { own, .. }) => Some(own.epoch() == 2 && number % 4 == 0),
                     Ok(Released::Secret(secret)) => Some(secret[..] == *SECRET && number % 4 == 2),
                     Err(FetchError::Denied(Denied::NotHolder)) => None,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use common::{Instance, World};
 use dunlin_attest::Endorsements;
-use dunlin_broker::{Before, Denied, Fetch, Message, Refusal, SessionId, Want, Written};
+use dunlin_broker::{Denied, Fetch, Message, Refusal, SessionId, Want};
 use dunlin_handover::Nonce;
 use dunlin_handover::codec::Wire as _;
 
@@ -16,22 +16,19 @@ use dunlin_handover::codec::Wire as _;
 fn messages() -> Vec<Message> {
     let one = Instance::new("one");
     let mut world = World::held_by(&one);
-    let before = world.read();
-    let after = world.commit(&one, 5);
+    world.commit(&one, 5);
     let (fetch, hello) = Fetch::begin(&one.party, Want::Secret("tls-key".to_owned()), Nonce([8; 32]), [0; 32]);
     let challenge = world.reply(hello.clone());
     let challenged = fetch.challenged(challenge.clone()).unwrap();
     let evidence = one.evidence(challenged.binding());
-    let written = Written { before: Before::Reading(before), after: after.clone() };
-    let (_, ask) = challenged.ask(&evidence, &Endorsements::default(), Some(written));
+    let (_, ask) = challenged.ask(&evidence, &Endorsements::default());
     let answer = world.reply(ask.clone());
-    let receipts = {
+    let keys = {
         let Message::Ask(mut ask) = ask.clone() else { panic!("an ask") };
         ask.want = Want::Keys;
-        ask.written = Some(Written { before: Before::Receipt(after.clone()), after });
         Message::Ask(ask)
     };
-    let mut all = vec![hello, challenge, ask, receipts, answer];
+    let mut all = vec![hello, challenge, ask, keys, answer];
     let reasons = [
         Denied::NoSuchService,
         Denied::Session,
@@ -41,7 +38,6 @@ fn messages() -> Vec<Message> {
         Denied::Policy("reason".to_owned()),
         Denied::Ledger,
         Denied::NotHolder,
-        Denied::NotWritten,
         Denied::NoSuchSecret,
         Denied::Record,
     ];
@@ -79,7 +75,6 @@ fn fixed() -> Vec<(&'static str, Message)> {
                     b"\x04\0\0\0acme",
                     b"\x03\0\0\0\x01\x02\x03",
                     b"\x01\0\0\0\xa0",
-                    &[0],
                     &[0x77; 64],
                 ],
             ),
@@ -137,7 +132,7 @@ fn a_changed_request_releases_nothing() {
     let (_, ask) = {
         let challenged = fetch.challenged(challenge).unwrap();
         let evidence = one.evidence(challenged.binding());
-        challenged.ask(&evidence, &Endorsements::default(), None)
+        challenged.ask(&evidence, &Endorsements::default())
     };
     let bytes = ask.to_bytes();
     for at in 0..bytes.len() {

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use common::{Keep, Machine, PATIENCE, Wire, World, is_live, options};
 use dunlin_handover::MigrationId;
 use dunlin_handover::converge::Mode;
-use dunlin_keep_link::{EndedHow, MigrateOut, Order, Origin, Report, Role, WishId, WishRefused};
+use dunlin_keep_link::{EndedHow, FailCode, MigrateOut, Order, Origin, Report, Role, WishId, WishRefused};
 use std::os::fd::AsFd as _;
 
 /// Says where it is, goes to `b`, says so again, asks for `nowhere`, says the error's number as a digit less 20, goes to
@@ -118,7 +118,7 @@ fn a_wish_whose_move_is_cancelled_comes_back_as_an_error() {
     let (order, options) = (first.number(), options(Mode::Stop));
     let migrate = MigrateOut { order, migration, options, dry_run: false, wish: Some(id) };
     first.order(&Order::MigrateOut(migrate), &[source.as_fd()]);
-    first.left();
+    assert_eq!(first.failed().code, FailCode::Untrusted);
     let mut text = [0; 2];
     said.read_exact(&mut text).unwrap();
     assert_eq!(text, [b'a', 48 + 23]);

@@ -258,7 +258,7 @@ fn ask(
     std::thread::scope(|scope| {
         // It ends when the other side is dropped; what went wrong is told to the asker.
         scope.spawn(move || drop(dunlin_broker::serve(far, broker, log, ledger)));
-        dunlin_broker::fetch(near, party, want, None, attester, nonce)
+        dunlin_broker::fetch(near, party, want, attester, nonce)
     })
 }
 

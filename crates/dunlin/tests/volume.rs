@@ -14,8 +14,14 @@ fn rounds(printed: &str) -> Option<u64> {
 /// What the database's own check says: how many rounds are there, if it is whole.
 #[track_caller]
 fn whole(scratch: &Scratch, store: &str) -> u64 {
+    whole_by(scratch, store, "TRUNCATE")
+}
+
+/// The same for a database that ends its journal like this.
+#[track_caller]
+fn whole_by(scratch: &Scratch, store: &str, journal: &str) -> u64 {
     let database = built("database");
-    let ran = scratch.dunlin(&["run", "--volume", store, database.to_str().unwrap(), "--", "/data", "0"]);
+    let ran = scratch.dunlin(&["run", "--volume", store, database.to_str().unwrap(), "--", "/data", "0", journal]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let rest = ran.stdout.strip_prefix("ok after ").unwrap_or_else(|| panic!("{ran:?}"));
     assert!(rest.contains("sum 200000"), "{ran:?}");
@@ -24,12 +30,22 @@ fn whole(scratch: &Scratch, store: &str) -> u64 {
 
 #[test]
 fn a_killed_database_has_every_round_that_it_has_told_of() {
-    let scratch = Scratch::new("volume-kill");
+    kill_repeatedly("volume-kill", "TRUNCATE");
+}
+
+/// The deletion of a journal is the commit, and durable with the sync of its directory.
+#[test]
+fn a_killed_database_that_deletes_its_journal_has_every_round_too() {
+    kill_repeatedly("volume-kill-delete", "DELETE");
+}
+
+fn kill_repeatedly(name: &str, journal: &str) {
+    let scratch = Scratch::new(name);
     let database = built("database");
     let kills: u64 = std::env::var("DUNLIN_VOLUME_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(6);
     for kill in 0..kills {
-        let mut child =
-            scratch.spawn(&["run", "--volume", "store", database.to_str().unwrap(), "--", "/data", "1000000"]);
+        let app = database.to_str().unwrap();
+        let mut child = scratch.spawn(&["run", "--volume", "store", app, "--", "/data", "1000000", journal]);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         // It gets some way, and is killed wherever it is then.
         let mut line = String::new();
@@ -41,7 +57,7 @@ fn a_killed_database_has_every_round_that_it_has_told_of() {
         // The last line may have been cut off.
         let end = line.rfind('\n').map_or(0, |end| end);
         let told = rounds(&line[..end]).unwrap();
-        let found = whole(&scratch, "store");
+        let found = whole_by(&scratch, "store", journal);
         assert!(found >= told, "kill {kill}: {told} rounds were told of, {found} are there");
     }
 }

@@ -104,6 +104,7 @@ mod tests {
             holder_platform: Some(PlatformId([3; 32])),
             version: 9,
             state_hash: Digest([4; 32]),
+            state_epoch: 3,
             policy_hash: Digest([5; 32]),
             policy_version: 1,
             status: Status::Held,

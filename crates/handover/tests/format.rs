@@ -29,6 +29,7 @@ fn record() -> Record {
         holder_platform: Some(PlatformId([0x53; 32])),
         version: 0x0304,
         state_hash: Digest([0x54; 32]),
+        state_epoch: 3,
         policy_hash: Digest([0x55; 32]),
         policy_version: 7,
         status: Status::Held,

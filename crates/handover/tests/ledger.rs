@@ -58,6 +58,7 @@ impl Scene {
             holder_platform: None,
             version: 0,
             state_hash: hash(0),
+            state_epoch: 0,
             policy_hash: hash(0),
             policy_version: 0,
             status: Status::Created,

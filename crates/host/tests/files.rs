@@ -74,6 +74,20 @@ fn files_are_read_written_and_sought() {
 }
 
 #[test]
+fn directories_are_synchronised() {
+    let dir = TempDir::new();
+    let mut guest = Guest::new(dir.config());
+    let (path, len) = guest.text("d");
+    assert_eq!(call!(guest, path_create_directory, ROOT, path, len), SUCCESS);
+    let fd = guest.path_open(ROOT, "d", DIRECTORY, READ, 0).unwrap();
+    for directory in [ROOT, fd] {
+        assert_eq!(call!(guest, fd_sync, directory), SUCCESS);
+        assert_eq!(call!(guest, fd_datasync, directory), SUCCESS);
+    }
+    assert_eq!(call!(guest, fd_sync, 1), BADF, "a stream is neither");
+}
+
+#[test]
 fn modes_are_kept() {
     let dir = TempDir::new();
     dir.file("f", "text");

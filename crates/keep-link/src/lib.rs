@@ -15,10 +15,12 @@ mod spec;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use gate::{Gate, OutOfOrder};
-pub use order::{About, Call, Identity, MigrateIn, MigrateOut, Order, Origin, Start, Stop, StopHow, WishRefused};
+pub use order::{
+    About, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Start, Stop, StopHow, WishRefused,
+};
 pub use packet::{MAX_DESCRIPTORS, MAX_PACKET, Packet, PacketError, Versions};
 pub use report::{
-    Arrived, ArrivedHow, Checkpointed, Closed, Connected, ConnectionState, Ended, EndedHow, FailCode, Failed, Left,
-    LeftHow, Note, Phase, Progress, Ready, Report, Running, StatusReport, Wish,
+    Arrived, ArrivedHow, Attested, Checkpointed, Closed, Connected, ConnectionState, Ended, EndedHow, FailCode, Failed,
+    Left, LeftHow, Note, Phase, Progress, Ready, Report, Running, StatusReport, Wish,
 };
-pub use spec::{ConnectionId, Limits, Offered, OrderId, Role, Spec, Tier, Variable, WishId};
+pub use spec::{ConnectionId, Limits, Offered, OrderId, Role, SignedPolicy, Spec, Tier, Variable, WishId};

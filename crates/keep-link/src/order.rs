@@ -4,7 +4,7 @@ use core::fmt;
 
 use dunlin_handover::codec::{DecodeError, Reader, Wire, Writer};
 use dunlin_handover::converge::Options;
-use dunlin_handover::{Key, LedgerReply, MigrationId, wire_struct, wire_tags};
+use dunlin_handover::{Key, LedgerReply, MigrationId, Nonce, wire_struct, wire_tags};
 
 use crate::packet::messages;
 use crate::spec::{Offered, OrderId, Role, Spec, WishId, put_text};
@@ -29,6 +29,8 @@ messages! {
         Checkpoint(Call) = 17,
         /// End the program, and then the keep.
         Stop(Stop) = 18,
+        /// Say what runs here, for a client's nonce.
+        Attest(Challenge) = 19,
         /// Give the service to another keep.
         MigrateOut(MigrateOut) = 32,
         /// Take a service from another keep.
@@ -56,6 +58,7 @@ impl Order {
             Self::Identity(_)
             | Self::Checkpoint(_)
             | Self::Stop(_)
+            | Self::Attest(_)
             | Self::Cancel(_)
             | Self::LedgerReply(_)
             | Self::WishRefused(_)
@@ -70,6 +73,7 @@ impl Order {
             Self::Start(start) => Some(start.order),
             Self::Checkpoint(call) | Self::Query(call) => Some(call.order),
             Self::Stop(stop) => Some(stop.order),
+            Self::Attest(challenge) => Some(challenge.order),
             Self::MigrateOut(migrate) => Some(migrate.order),
             Self::MigrateIn(migrate) => Some(migrate.order),
             Self::Cancel(about) | Self::Reconnect(about) => Some(about.order),
@@ -86,6 +90,17 @@ pub struct Call {
 }
 
 wire_struct!(Call, "order", { order });
+
+/// A client asks what it talks to. Answered by `Attested`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Challenge {
+    /// Its number.
+    pub order: OrderId,
+    /// The client's.
+    pub nonce: Nonce,
+}
+
+wire_struct!(Challenge, "challenge", { order, nonce });
 
 /// Who the keep is and whom it believes. A keep inside a TEE takes from this what it cannot know itself (names,
 /// certificates); its platform key comes from the TEE.

@@ -20,6 +20,10 @@ const MAX_NAME: usize = 256;
 const MAX_TEXT: usize = 4 * 1024;
 /// Longest backtrace in bytes.
 const MAX_BACKTRACE: usize = 32 * 1024;
+/// Longest evidence, and longest endorsements, in bytes.
+const MAX_EVIDENCE: usize = 64 * 1024;
+/// Longest binding, in bytes.
+const MAX_BINDING: usize = 8 * 1024;
 /// Most connections that move with a service.
 const MAX_CONNECTIONS: usize = 4096;
 
@@ -38,6 +42,8 @@ messages! {
         Ended(Ended) = 17,
         /// The state is on stable storage and in the ledger.
         Checkpointed(Checkpointed) = 18,
+        /// What runs here.
+        Attested(Attested) = 19,
         /// How a migration stands.
         Progress(Progress) = 32,
         /// A migration has come to another phase.
@@ -168,12 +174,48 @@ pub enum FailCode {
     System,
     /// The program ended meanwhile.
     Over,
+    /// The other keep did not prove what it is, or the policy does not permit it.
+    Untrusted,
 }
 
 wire_tags!(FailCode, "failure code", {
     State = 1, Invalid = 2, Module = 3, NotMovable = 4, Busy = 5, NotHolder = 6, StateMissing = 7, Ledger = 8,
-    System = 9, Over = 10,
+    System = 9, Over = 10, Untrusted = 11,
 });
+
+/// Evidence for a client's nonce, in the containers of the crate `attest`. The node carries it, and cannot make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attested {
+    /// The order.
+    pub order: OrderId,
+    /// The evidence, at most 64 KiB.
+    pub evidence: Vec<u8>,
+    /// What belongs to it, at most 64 KiB.
+    pub endorsements: Vec<u8>,
+    /// What it is bound to, at most 8 KiB.
+    pub binding: Vec<u8>,
+}
+
+impl Wire for Attested {
+    const WHAT: &'static str = "attested";
+
+    fn write(&self, out: &mut Writer) {
+        let Self { order, evidence, endorsements, binding } = self;
+        out.put(order);
+        out.blob(evidence);
+        out.blob(endorsements);
+        out.blob(binding);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            order: input.take()?,
+            evidence: input.blob("evidence", MAX_EVIDENCE)?,
+            endorsements: input.blob("endorsements", MAX_EVIDENCE)?,
+            binding: input.blob("binding", MAX_BINDING)?,
+        })
+    }
+}
 
 /// The service runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

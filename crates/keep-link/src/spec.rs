@@ -10,6 +10,10 @@ use crate::packet::MAX_DESCRIPTORS;
 
 /// Longest name of a service or node, in bytes.
 const MAX_NAME: usize = 256;
+/// Longest signed policy, in bytes.
+const MAX_POLICY: usize = 64 * 1024;
+/// Longest public key, in bytes.
+const MAX_KEY: usize = 128;
 /// Longest argument, value of a variable or path, in bytes.
 const MAX_TEXT: usize = 32 * 1024;
 /// Most arguments, and most variables.
@@ -83,8 +87,10 @@ pub struct Spec {
     pub name: String,
     /// Digest of the module.
     pub module: Digest,
-    /// Digest of the policy under which it runs.
+    /// Digest of the policy under which it runs; the digest of no bytes where the owner gave none.
     pub policy: Digest,
+    /// That policy, where the owner gave one.
+    pub signed_policy: Option<SignedPolicy>,
     /// Arguments, the first one is the program's name. Only for a first start: afterwards they are state.
     pub args: Vec<String>,
     /// Environment variables, as `args`.
@@ -93,6 +99,28 @@ pub struct Spec {
     pub tier: Tier,
     /// How much it may have.
     pub limits: Limits,
+}
+
+/// A policy as its owner signed it. What counts is that it has the digest in the ledger's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedPolicy {
+    /// The signed object (COSE), at most 64 KiB.
+    pub object: Vec<u8>,
+    /// The key that signed it (P-256 point).
+    pub signer: Vec<u8>,
+}
+
+impl Wire for SignedPolicy {
+    const WHAT: &'static str = "signed policy";
+
+    fn write(&self, out: &mut Writer) {
+        out.blob(&self.object);
+        out.blob(&self.signer);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { object: input.blob(Self::WHAT, MAX_POLICY)?, signer: input.blob(Self::WHAT, MAX_KEY)? })
+    }
 }
 
 /// An environment variable.
@@ -122,11 +150,12 @@ impl Wire for Spec {
     const WHAT: &'static str = "service";
 
     fn write(&self, out: &mut Writer) {
-        let Self { service, name, module, policy, args, env, tier, limits } = self;
+        let Self { service, name, module, policy, signed_policy, args, env, tier, limits } = self;
         out.put(service);
         out.blob(name.as_bytes());
         out.put(module);
         out.put(policy);
+        out.put(signed_policy);
         out.put(&(args.len() as u32));
         args.iter().for_each(|arg| out.blob(arg.as_bytes()));
         out.list(env);
@@ -136,13 +165,14 @@ impl Wire for Spec {
 
     fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (service, name) = (input.take()?, input.text("name of a service", MAX_NAME)?);
-        let (module, policy) = (input.take()?, input.take()?);
+        let (module, policy, signed_policy) = (input.take()?, input.take()?, input.take()?);
         let mut args = Vec::new();
         for _ in 0..input.count("arguments", MAX_LIST)? {
             args.push(input.text("argument", MAX_TEXT)?);
         }
         let env = input.list("environment", MAX_LIST)?;
-        Ok(Self { service, name, module, policy, args, env, tier: input.take()?, limits: input.take()? })
+        let (tier, limits) = (input.take()?, input.take()?);
+        Ok(Self { service, name, module, policy, signed_policy, args, env, tier, limits })
     }
 }
 

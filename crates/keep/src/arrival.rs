@@ -6,7 +6,7 @@ use dunlin_base::Digest;
 use dunlin_engine::{Instance, Lazy, Prepared};
 use dunlin_handover::destination::{Config, Outcome};
 use dunlin_handover::ledger::Record;
-use dunlin_handover::message::{Blocked, BlockedCode, Evidence, Features, Offer, Text, Versions};
+use dunlin_handover::message::{Blocked, BlockedCode, Features, Offer, Text, Versions};
 use dunlin_handover::{Limits, MigrationId};
 use dunlin_host::{Config as WorldConfig, World};
 use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec};
@@ -45,9 +45,9 @@ impl Arrival {
         let destination = Destination {
             config: Config {
                 policy_hash: spec.policy,
-                peer: peer.key,
+                peer: Some(peer.key),
                 features: Features { postcopy: Lazy::is_available(), zstd: true },
-                evidence: Evidence::default(),
+                evidence: peer.own_evidence.clone(),
                 versions: Versions::SUPPORTED,
                 keys: who.keys.clone(),
                 limits: Limits::default(),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use dunlin_base::PAGE_SIZE;
 use dunlin_engine::Tracker;
-use dunlin_handover::message::{Evidence, MemoryShape, Text, Versions};
+use dunlin_handover::message::{MemoryShape, Text, Versions};
 use dunlin_handover::source::{Config, Outcome};
-use dunlin_handover::{Limits, MigrationId};
+use dunlin_handover::{Keys, Limits, MigrationId};
 use dunlin_keep_link::{
     ConnectionId, ConnectionState, Left, LeftHow, MigrateOut, OrderId, Phase, Progress as ProgressReport, Report,
     WishId,
@@ -19,7 +19,7 @@ use crate::error::Failure;
 use crate::migrate::outgoing::text;
 use crate::migrate::{Program, Progress, Source, SourceHandle, SourceReport, SourceRun, Stopped};
 use crate::outbox::{Outbox, Post};
-use crate::peer::{self, Peer};
+use crate::peer::{self, Peer, Proven};
 use crate::service::Service;
 use crate::who::{Who, entropy};
 
@@ -45,6 +45,7 @@ impl Departure {
     pub(crate) fn new(
         order: &MigrateOut,
         service: &Arc<Service>,
+        peer: &Peer,
         who: &Who,
         outbox: &Outbox,
     ) -> Result<(Self, SourceHandle), Failure> {
@@ -70,11 +71,11 @@ impl Departure {
                 snapshot_version: dunlin_snapshot::FORMAT_VERSION as u16,
                 memories,
                 needs: service.needs.iter().map(|need| Text::new(need)).collect(),
-                evidence: Evidence::default(),
+                evidence: peer.own_evidence.clone(),
                 options: order.options.clone(),
                 dry_run: order.dry_run,
                 versions: Versions::SUPPORTED,
-                keys: who.keys.clone(),
+                keys: Keys { checks: Arc::new(Proven::new(who.keys.checks.clone(), peer)), ..who.keys.clone() },
                 limits: Limits::default(),
                 guard: peer::guard(),
                 entropy: entropy()?,

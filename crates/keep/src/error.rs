@@ -72,6 +72,9 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The other keep, or this one to the other, did not prove what it must.
+    #[error("there is no trust: {0}")]
+    Untrusted(String),
     /// The program ended meanwhile.
     #[error("the program ended meanwhile: {0}")]
     Over(String),
@@ -95,6 +98,7 @@ impl Failure {
             Self::StateMissing { .. } | Self::Stored(_) => FailCode::StateMissing,
             Self::Ledger(_) => FailCode::Ledger,
             Self::System { .. } => FailCode::System,
+            Self::Untrusted(_) => FailCode::Untrusted,
             Self::Over(_) => FailCode::Over,
         }
     }

@@ -6,7 +6,6 @@
 
 pub mod confine;
 pub mod migrate;
-pub mod peer;
 
 mod arrival;
 mod boot;
@@ -18,8 +17,10 @@ mod offer;
 mod office;
 mod orders;
 mod outbox;
+mod peer;
 mod service;
 mod states;
+mod trust;
 mod who;
 
 pub use confine::{ConfineError, Confinement};

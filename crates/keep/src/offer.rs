@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use dunlin_base::Digest;
 use dunlin_engine::{Code, Engine, Settings, Tier};
+use dunlin_handover::ServiceId;
 use dunlin_host::{Config, Input, Mount, Output, PrivateVolume};
 use dunlin_instrument::{Error as InstrumentError, Options, Poll, Variant, instrument};
 use dunlin_keep_link::{Offered, Role, Spec};
-use dunlin_seal::ObjectSeal;
+use dunlin_seal::{LocalKey, VolumeSeal};
 use dunlin_store::DirectoryStore;
 
 use crate::carrier::LinkCarrier;
@@ -37,6 +38,7 @@ pub(crate) struct Given {
     listeners: Vec<Arc<OwnedFd>>,
     mounts: Vec<(String, bool, Arc<OwnedFd>)>,
     volume: Option<(String, Arc<OwnedFd>)>,
+    volume_seal: Arc<VolumeSeal>,
 }
 
 /// What the keep itself is for a program's world.
@@ -47,7 +49,12 @@ pub(crate) struct Around {
 }
 
 impl Given {
-    pub(crate) fn new(offered: &Offered, descriptors: Vec<OwnedFd>, seal: ObjectSeal) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        offered: &Offered,
+        descriptors: Vec<OwnedFd>,
+        service: ServiceId,
+        machine: &LocalKey,
+    ) -> Result<Self, Failure> {
         let (mut module, mut states, mut peer) = (None, None, None);
         let (mut stdin, mut stdout, mut stderr) = (None, None, None);
         let (mut listeners, mut mounts, mut volume) = (Vec::new(), Vec::new(), None);
@@ -65,7 +72,18 @@ impl Given {
             }
         }
         let states = states.ok_or_else(|| Failure::Invalid("a directory for states is missing".to_owned()))?;
-        Ok(Self { module, states: States::new(states, seal), peer, stdin, stdout, stderr, listeners, mounts, volume })
+        Ok(Self {
+            module,
+            states: States::new(states, machine.objects(service.0)),
+            peer,
+            stdin,
+            stdout,
+            stderr,
+            listeners,
+            mounts,
+            volume,
+            volume_seal: Arc::new(machine.volume(service.0)),
+        })
     }
 
     /// What the program's world is made of, or goes on with.
@@ -95,7 +113,8 @@ impl Given {
             let store = DirectoryStore::open(path_of(directory))
                 .map_err(|error| Failure::system("the private volume cannot be used")(std::io::Error::other(error)))?;
             // A state from storage is older than what the program has done to its volume since.
-            let volume = PrivateVolume::new(Arc::new(store)).guest(guest.clone()).rewind(true);
+            let volume =
+                PrivateVolume::new(Arc::new(store)).sealing(self.volume_seal.clone()).guest(guest.clone()).rewind(true);
             config = config.volume(volume.commit_every(COMMIT_EVERY));
         }
         Ok(config)

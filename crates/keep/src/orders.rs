@@ -16,11 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_engine::Outcome;
-use dunlin_handover::MigrationId;
+use dunlin_handover::{Key, MigrationId, Nonce};
 use dunlin_identity::InstanceKey;
 use dunlin_keep_link::{
-    About, Call, Channel, Checkpointed, Ended, EndedHow, Gate, MigrateIn, MigrateOut, Order, OrderId, OutOfOrder,
-    Packet, Ready, Received, Report, Running, Start, StatusReport, Stop, StopHow, Versions,
+    About, Attested, Call, Challenge, Channel, Checkpointed, Ended, EndedHow, Gate, MigrateIn, MigrateOut, Order,
+    OrderId, OutOfOrder, Packet, Ready, Received, Report, Running, Start, StatusReport, Stop, StopHow, Versions,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -34,8 +34,9 @@ use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given};
 use crate::office::Office;
 use crate::outbox::{Outbox, Post};
-use crate::peer::{self, Side};
+use crate::peer::{self, Business, Peer, Side};
 use crate::service::Service;
+use crate::trust::policy_of;
 use crate::who::Who;
 
 /// How long a keep that is over waits for its node to hang up.
@@ -94,11 +95,20 @@ enum Handle {
     Destination(DestinationHandle),
 }
 
+/// A migration that goes on.
+#[derive(Debug, Clone)]
+struct Migration {
+    id: MigrationId,
+    handle: Handle,
+    /// The keep at the other end.
+    peer: Key,
+}
+
 #[derive(Debug)]
 struct State {
     doing: Doing,
     service: Option<Arc<Service>>,
-    migration: Option<(MigrationId, Handle)>,
+    migration: Option<Migration>,
 }
 
 /// What all threads of a keep share.
@@ -175,8 +185,8 @@ impl Clerk {
             Order::Stop(stop) => self.stop(stop),
             Order::MigrateOut(migrate) => self.migrate_out(migrate, descriptors),
             Order::MigrateIn(migrate) => self.migrate_in(migrate, descriptors),
-            Order::Cancel(About { migration, .. }) => desk.with_migration(migration, "cancel a move", |handle| {
-                match handle {
+            Order::Cancel(About { migration, .. }) => desk.with_migration(migration, "cancel a move", |found| {
+                match found.handle {
                     Handle::Source(source) => source.cancel(),
                     Handle::Destination(destination) => destination.cancel(),
                 }
@@ -187,6 +197,7 @@ impl Clerk {
                 desk.outbox.send(&Report::Status(desk.status(order)));
                 return;
             }
+            Order::Attest(Challenge { order, nonce }) => self.attest(order, nonce),
             Order::WishRefused(refused) => {
                 let service = desk.state().service.clone();
                 if let Some(service) = service {
@@ -213,7 +224,7 @@ impl Clerk {
     fn start(&mut self, start: Start, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
         let who = self.who()?;
         let Start { order, spec, origin: _, offered } = start;
-        let given = Given::new(&offered, descriptors, who.machine.objects(spec.service.0))?;
+        let given = Given::new(&offered, descriptors, spec.service, &who.machine)?;
         self.desk.pass(Doing::Waiting, Doing::Starting, "start a service")?;
         let desk = self.desk.clone();
         let begun = self.confine(&given).and_then(|()| {
@@ -314,9 +325,17 @@ impl Clerk {
         let desk = self.desk.clone();
         let order = migrate.order;
         spawn("dunlin-departure", move || {
-            let left = peer::open(stream, Side::Source, &who).and_then(|peer| {
-                let (departure, handle) = Departure::new(&migrate, &service, &who, &desk.outbox)?;
-                desk.migrates(migrate.migration, Handle::Source(handle));
+            let business = Business {
+                side: Side::Source,
+                migration: migrate.migration,
+                spec: &service.spec,
+                epoch: Some(service.record().epoch),
+                post: desk.post.clone(),
+            };
+            let left = peer::open(stream, &business, &who).and_then(|peer| {
+                desk.warn(&peer);
+                let (departure, handle) = Departure::new(&migrate, &service, &peer, &who, &desk.outbox)?;
+                desk.migrates(migrate.migration, Handle::Source(handle), peer.key);
                 departure.run(peer, desk.post.clone())
             });
             match left {
@@ -344,16 +363,19 @@ impl Clerk {
     fn migrate_in(&mut self, migrate: MigrateIn, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
         let who = self.who()?;
         let MigrateIn { order, migration, spec, offered } = migrate;
-        let mut given = Given::new(&offered, descriptors, who.machine.objects(spec.service.0))?;
+        let mut given = Given::new(&offered, descriptors, spec.service, &who.machine)?;
         let stream = given.peer.take().ok_or_else(|| Failure::Invalid("the peer is missing".to_owned()))?;
         self.desk.pass(Doing::Waiting, Doing::Arriving, "take a service")?;
         let desk = self.desk.clone();
         let begun = self.confine(&given).and_then(|()| {
             let desk = desk.clone();
             spawn("dunlin-arrival", move || {
-                let landed = peer::open(stream, Side::Destination, &who).and_then(|peer| {
-                    let (arrival, handle) = Arrival::new(order, migration, spec, given, &peer, &who, &desk)?;
-                    desk.migrates(migration, Handle::Destination(handle));
+                let business =
+                    Business { side: Side::Destination, migration, spec: &spec, epoch: None, post: desk.post.clone() };
+                let landed = peer::open(stream, &business, &who).and_then(|peer| {
+                    desk.warn(&peer);
+                    let (arrival, handle) = Arrival::new(order, migration, spec.clone(), given, &peer, &who, &desk)?;
+                    desk.migrates(migration, Handle::Destination(handle), peer.key);
                     arrival.run(peer, desk.post.clone())
                 });
                 match landed {
@@ -380,16 +402,46 @@ impl Clerk {
         begun.map(|()| false).inspect_err(|_| desk.go(Doing::Waiting))
     }
 
+    /// Says to a client what this keep is and what it runs.
+    fn attest(&self, order: OrderId, nonce: Nonce) -> Result<bool, Failure> {
+        let who = self.who()?;
+        let service = self.desk.state().service.clone();
+        let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
+        let desk = self.desk.clone();
+        spawn("dunlin-attest", move || {
+            let given = policy_of(&service.spec, who.keys.ledger)
+                .and_then(|policy| who.proof.for_client(nonce, &service.spec, service.record().epoch, &policy));
+            match given {
+                Ok((evidence, endorsements, binding)) => desk.outbox.send(&Report::Attested(Attested {
+                    order,
+                    evidence: evidence.to_cbor(),
+                    endorsements: endorsements.to_cbor(),
+                    binding: binding.to_cbor(),
+                })),
+                Err(failure) => desk.outbox.failed(order, &failure),
+            }
+        })?;
+        Ok(false)
+    }
+
     fn reconnect(&self, migration: MigrationId, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
         let who = self.who()?;
         let stream = only(descriptors)?;
-        self.desk.with_migration(migration, "take a new stream", |handle| {
-            match handle {
-                Handle::Source(source) => source.reconnect(peer::open(stream, Side::Source, &who)?.stream),
-                Handle::Destination(destination) => {
-                    destination.reconnect(peer::open(stream, Side::Destination, &who)?.stream);
+        self.desk.with_migration(migration, "take a new stream", |found| {
+            // The other keep has to answer, and orders are not to wait for that.
+            let desk = self.desk.clone();
+            spawn("dunlin-reconnect", move || {
+                let side = match found.handle {
+                    Handle::Source(_) => Side::Source,
+                    Handle::Destination(_) => Side::Destination,
+                };
+                match (peer::again(stream, side, found.peer, &who), found.handle) {
+                    (Ok(stream), Handle::Source(source)) => source.reconnect(stream),
+                    (Ok(stream), Handle::Destination(destination)) => destination.reconnect(stream),
+                    // The migration still waits for a stream, which its node brings.
+                    (Err(failure), _) => desk.outbox.note(failure.text()),
                 }
-            }
+            })?;
             Ok(true)
         })
     }
@@ -467,28 +519,35 @@ impl Desk {
         self.changed.notify_all();
     }
 
-    fn migrates(&self, migration: MigrationId, handle: Handle) {
-        self.state().migration = Some((migration, handle));
+    fn migrates(&self, id: MigrationId, handle: Handle, peer: Key) {
+        self.state().migration = Some(Migration { id, handle, peer });
+    }
+
+    /// What the owner should know although the other keep was accepted.
+    fn warn(&self, peer: &Peer) {
+        for warning in &peer.warnings {
+            self.outbox.note(format!("the other keep is accepted: {warning}"));
+        }
     }
 
     fn with_migration(
         &self,
         migration: MigrationId,
         what: &'static str,
-        act: impl FnOnce(Handle) -> Result<bool, Failure>,
+        act: impl FnOnce(Migration) -> Result<bool, Failure>,
     ) -> Result<bool, Failure> {
         let state = self.state();
-        let handle = state.migration.as_ref().filter(|(id, _)| *id == migration).map(|(_, handle)| handle.clone());
+        let found = state.migration.clone().filter(|found| found.id == migration);
         let doing = state.doing.name();
         drop(state);
-        act(handle.ok_or(Failure::State { doing, what })?)
+        act(found.ok_or(Failure::State { doing, what })?)
     }
 
     /// The program is over. What it was in the middle of is ended first.
     fn program_ended(&self, ended: Result<Outcome, String>) {
         let mut state = self.state();
         while matches!(state.doing, Doing::Starting | Doing::Checkpointing | Doing::Stopping | Doing::Leaving) {
-            if let Some((_, Handle::Source(source))) = &state.migration {
+            if let Some(Migration { handle: Handle::Source(source), .. }) = &state.migration {
                 source.cancel();
             }
             let patience = Duration::from_millis(50);

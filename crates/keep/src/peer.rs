@@ -1,44 +1,177 @@
-//! The stream to the other keep of a migration.
+//! The stream to the other keep of a migration: TLS 1.3 with both instances' keys over what the nodes relay, then
+//! mutual evidence, before a byte of the service flows.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
 
-use dunlin_handover::Key;
-use dunlin_handover::message::{ChannelGuard, Guard};
+use dunlin_attest::Bytes;
+use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, run};
+use dunlin_base::Digest;
+use dunlin_handover::ledger::{Candidate, Checks, Reading};
+use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
+use dunlin_handover::{Key, LedgerAnswer, LedgerQuery, MigrationId};
+use dunlin_keep_link::Spec;
+use dunlin_transport::{Session, accept, connect};
 
 use crate::error::Failure;
 use crate::migrate::Stream;
-use crate::who::Who;
+use crate::migrate::outgoing::text;
+use crate::outbox::Post;
+use crate::trust::{now, policy_of, trust};
+use crate::who::{Who, entropy};
 
-/// Which end of the migration this keep is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// It holds the service.
-    Source,
-    /// It is to take it.
-    Destination,
-}
+pub(crate) use dunlin_attested::Side;
+
+/// How long the other keep may leave this one without an answer while they prove themselves.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// A stream to the other keep.
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// The stream.
-    pub stream: Stream,
-    /// The instance key that the stream authenticated at the other end, if it did.
-    pub key: Option<Key>,
+    pub(crate) stream: Stream,
+    /// The instance key that the other end proved: that of its certificate, of its evidence, and its name in the
+    /// ledger.
+    pub(crate) key: Key,
+    /// Digest of the other end's evidence.
+    pub(crate) evidence: Digest,
+    /// The own evidence, as the other end has it.
+    pub(crate) own_evidence: Evidence,
+    /// What a person must know although all is accepted.
+    pub(crate) warnings: Vec<String>,
 }
 
-/// Opens the stream to the other keep over what the nodes relay. Blocks until the other side has answered, where the
-/// stream needs an answer.
+/// What the stream is for.
+#[derive(Debug)]
+pub(crate) struct Business<'a> {
+    pub(crate) side: Side,
+    pub(crate) migration: MigrationId,
+    pub(crate) spec: &'a Spec,
+    /// The epoch in which this keep holds the service, if it does.
+    pub(crate) epoch: Option<u64>,
+    pub(crate) post: Post,
+}
+
+/// Opens the stream to the other keep over what the nodes relay. Blocks until both sides have accepted each other.
 ///
 /// # Errors
-/// [`Failure::System`] when the descriptor is no stream, and when the other side is not whom it should be.
-pub fn open(stream: OwnedFd, _side: Side, _who: &Who) -> Result<Peer, Failure> {
-    let failed = Failure::system("the stream to the other keep cannot be used");
-    Stream::unix(UnixStream::from(stream)).map_err(failed).map(|stream| Peer { stream, key: None })
+/// [`Failure::Untrusted`] when the other side is not whom it should be, or refuses this one.
+pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Result<Peer, Failure> {
+    let Business { side, migration, spec, epoch, post } = business;
+    let policy = policy_of(spec, who.keys.ledger)?;
+    let proof = &who.proof;
+    let attester = proof.measured(spec.module, &policy)?;
+    let mut session = session(stream, *side, who)?;
+    let config = Config {
+        side: *side,
+        session: SessionFacts {
+            exporter: session.exporter,
+            own_spki: session.own_spki,
+            peer_spki: session.peer_spki,
+            own_provider: proof.provider.clone(),
+            peer_provider: session.provider.clone(),
+        },
+        terms: Terms {
+            migration: *migration,
+            service: spec.service,
+            epoch: *epoch,
+            module: spec.module,
+            recorded_policy: spec.policy,
+            ledger: who.keys.ledger,
+        },
+        trust: trust(policy, &session.provider)?,
+        checks: who.keys.checks.clone(),
+        signer: proof.signer.clone(),
+        kem_key: Bytes::from(proof.kem.public()),
+        tpm_last_seen: None,
+    };
+    let handshake = Handshake::new(config, entropy()?.nonce().0, now());
+    let mut ask = |service, nonce| match post.ask(LedgerQuery::Read { service, nonce }) {
+        LedgerAnswer::Reading(reading) => Ok::<Reading, String>(reading),
+        LedgerAnswer::Refused(refused) => Err(refused.to_string()),
+        _ => Err("the ledger does not answer".to_owned()),
+    };
+    let stuck = Failure::system("the stream to the other keep cannot be used");
+    session.set_limit(Some(SILENCE)).map_err(stuck)?;
+    let done = run(handshake, &mut session.reader, &mut session.writer, &*attester, &mut ask, &now);
+    let Done { peer, own_evidence, epoch: _ } = done.map_err(|error| {
+        session.closer.close();
+        Failure::Untrusted(text(&error))
+    })?;
+    session.set_limit(None).map_err(Failure::system("the stream to the other keep cannot be used"))?;
+    Ok(Peer {
+        key: peer.holder,
+        evidence: peer.evidence_digest(),
+        own_evidence: Evidence(own_evidence),
+        warnings: peer.warnings().to_vec(),
+        stream: streamed(session),
+    })
+}
+
+/// Opens a new stream to a keep that proved itself on an earlier one. Who has its instance key is that keep: the key was
+/// bound to its evidence, and leaves no keep.
+///
+/// # Errors
+/// [`Failure::Untrusted`] when another keep is at the other end.
+pub(crate) fn again(stream: OwnedFd, side: Side, key: Key, who: &Who) -> Result<Stream, Failure> {
+    let session = session(stream, side, who)?;
+    if session.peer_spki.0 != key.0 {
+        session.closer.close();
+        return Err(Failure::Untrusted("another keep than before is at the other end".to_owned()));
+    }
+    Ok(streamed(session))
 }
 
 /// The guard of frames on such a stream.
 pub(crate) fn guard() -> Box<dyn Guard> {
     Box::new(ChannelGuard)
+}
+
+/// Checks of a source whose destination has proved itself: nobody else takes the service.
+#[derive(Debug)]
+pub(crate) struct Proven {
+    checks: Arc<dyn Checks>,
+    key: Key,
+    evidence: Digest,
+}
+
+impl Proven {
+    pub(crate) fn new(checks: Arc<dyn Checks>, peer: &Peer) -> Self {
+        Self { checks, key: peer.key, evidence: peer.evidence }
+    }
+}
+
+impl Checks for Proven {
+    fn verify(&self, key: Key, message: &[u8], signature: &[u8]) -> bool {
+        self.checks.verify(key, message, signature)
+    }
+
+    fn appraise(&self, candidate: &Candidate) -> Result<(), String> {
+        if candidate.holder != self.key {
+            return Err("another keep wants the service than the one at the other end of the stream".to_owned());
+        }
+        if candidate.evidence != self.evidence {
+            return Err("the evidence is not the one that was appraised".to_owned());
+        }
+        self.checks.appraise(candidate)
+    }
+}
+
+fn session(stream: OwnedFd, side: Side, who: &Who) -> Result<Session, Failure> {
+    let tls = who.proof.tls.as_deref();
+    let (identity, roots) =
+        tls.ok_or_else(|| Failure::Untrusted("this keep has no certificate to show to another".to_owned()))?;
+    let stream = UnixStream::from(stream);
+    let session = match side {
+        Side::Source => connect(stream, identity, roots, None),
+        Side::Destination => accept(stream, identity, roots, None),
+    };
+    session.map_err(|error| Failure::Untrusted(text(&error)))
+}
+
+fn streamed(session: Session) -> Stream {
+    let Session { reader, writer, closer, .. } = session;
+    Stream { reader: Box::new(reader), writer: Box::new(writer), close: Box::new(move || closer.close()) }
 }

@@ -22,6 +22,7 @@ use crate::migrate::{Resident, Runner, Shelf};
 use crate::offer::{Around, Given, Loaded, limits};
 use crate::office::{Applied, Office};
 use crate::states::States;
+use crate::trust::policy_of;
 
 /// A running service.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub(crate) struct Parts {
 impl Service {
     /// Starts a service as the ledger and the stored states allow.
     pub(crate) fn start(spec: Spec, given: Given, around: Around, office: &mut Office) -> Result<Self, Failure> {
+        // A node that withholds the owner's policy, or brings another module than it permits, starts nothing.
+        policy_of(&spec, office.who().keys.ledger)?;
         let config = given.config(&spec, &around)?;
         let needs = given.needs();
         let Given { module, states, .. } = given;

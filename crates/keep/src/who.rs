@@ -9,22 +9,17 @@ use dunlin_keep_link::Identity;
 use dunlin_seal::LocalKey;
 
 use crate::error::Failure;
+use crate::trust::Proof;
 
-/// The keep's identity: the key that it drew itself, and what its node says about the rest.
+/// The keep's identity: the key that it drew itself and that never leaves it, and what its node says about the rest.
 #[derive(Debug, Clone)]
 pub struct Who {
-    /// The key of this instance, drawn at its start. It never leaves the keep.
-    pub instance: InstanceKey,
     /// The keys of a party of the hand-over.
     pub keys: Keys,
     /// What people call the node.
     pub node: String,
-    /// What people call its provider.
-    pub provider: String,
-    /// The certificate of the instance key and those up to a root (DER).
-    pub certificates: Vec<Vec<u8>>,
-    /// The roots of the providers that are believed (DER).
-    pub roots: Vec<Vec<u8>>,
+    /// What it can prove to others.
+    pub(crate) proof: Proof,
     /// What seals states to the machine.
     pub(crate) machine: Arc<LocalKey>,
 }
@@ -33,7 +28,7 @@ impl Who {
     /// Puts the keep's key and what the node says together.
     ///
     /// # Errors
-    /// [`Failure::Invalid`] when the platform key is none, or the certificate is of another key.
+    /// [`Failure::Invalid`] when the platform key is none, the certificate is of another key, or a root is none.
     pub(crate) fn new(instance: InstanceKey, identity: Identity) -> Result<Self, Failure> {
         let Identity { order: _, version: _, ledger, node, provider, platform, certificates, roots } = identity;
         let machine = Arc::new(LocalKey::derived(&platform));
@@ -44,13 +39,14 @@ impl Who {
                 return Err(Failure::Invalid("the certificate is of another instance key".to_owned()));
             }
         }
+        let proof = Proof::new(&instance, &provider, &certificates, &roots)?;
         let keys = Keys {
-            holder: Arc::new(instance.clone()),
+            holder: Arc::new(instance),
             platform: Arc::new(platform),
             checks: Arc::new(Verifier::certified()),
             ledger,
         };
-        Ok(Self { instance, keys, node, provider, certificates, roots, machine })
+        Ok(Self { keys, node, proof, machine })
     }
 
     /// The machine, as the ledger names it.

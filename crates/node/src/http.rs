@@ -27,8 +27,8 @@ use crate::client::ApiError;
 use crate::error::NodeError;
 use crate::keep::run_blocking;
 use crate::model::{
-    CheckpointDone, Deploy, JobInfo, JobState, Line, MigrateRequest, NodeInfo, NodeLine, Problem, ServiceInfo,
-    ServiceLine, ServiceState, StopRequest, Stored,
+    AttestDone, AttestRequest, CheckpointDone, Deploy, JobInfo, JobState, Line, MigrateRequest, NodeInfo, NodeLine,
+    Problem, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored,
 };
 use crate::node::{MODULE_LIMIT, Node};
 use crate::service::Service;
@@ -48,8 +48,8 @@ const HOP: &str = "x-dunlin-hop";
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        node, nodes, list, deploy, describe, remove, start, stop, checkpoint, restore, migrate, logs, jobs, job, watch,
-        abort, upload, download
+        node, nodes, list, deploy, describe, remove, start, stop, checkpoint, attest, restore, migrate, logs, jobs,
+        job, watch, abort, upload, download
     )
 )]
 struct Document;
@@ -67,6 +67,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/services/{name}/start", post(start))
         .route("/v1/services/{name}/stop", post(stop))
         .route("/v1/services/{name}/checkpoint", post(checkpoint))
+        .route("/v1/services/{name}/attest", post(attest))
         .route("/v1/services/{name}/restore", post(restore))
         .route("/v1/services/{name}/migrate", post(migrate))
         .route("/v1/services/{name}/logs", get(logs))
@@ -255,6 +256,20 @@ async fn stop(State(node): State<Arc<Node>>, Path(name): Path<String>, Json(how)
 async fn checkpoint(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<Json<CheckpointDone>> {
     let service = node.service(&name)?;
     Ok(Json(detached(async move { verbs::checkpoint(&service).await }).await?))
+}
+
+/// Asks the keep in which a service runs what it is, for a client's nonce.
+#[utoipa::path(
+    post, path = "/v1/services/{name}/attest", params(("name" = String, Path)), request_body = AttestRequest,
+    responses((status = 200, body = AttestDone), (status = "4XX", body = Problem), (status = "5XX", body = Problem))
+)]
+async fn attest(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    Json(request): Json<AttestRequest>,
+) -> Answer<Json<AttestDone>> {
+    let service = node.service(&name)?;
+    Ok(Json(detached(async move { verbs::attest(&service, &request).await }).await?))
 }
 
 /// Goes back to the last committed state.

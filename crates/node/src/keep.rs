@@ -169,6 +169,7 @@ impl Keep {
             Report::Left(left) => Some(left.order),
             Report::Arrived(arrived) => Some(arrived.order),
             Report::Status(status) => Some(status.order),
+            Report::Attested(attested) => Some(attested.order),
             _ => None,
         };
         let Some(order) = order else {

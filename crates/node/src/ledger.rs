@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_attest::Policy;
 use dunlin_handover::ledger::{Operation, Reading, Recovery, Request, Signer as _};
 use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, Nonce, OperationId, ServiceId};
 use dunlin_identity::{PrivateKey, Verifier};
@@ -84,14 +85,19 @@ impl LedgerWay {
         }
     }
 
-    /// Makes the record of a new service.
-    pub(crate) async fn create(&self, service: ServiceId, owner: &PrivateKey) -> Result<(), NodeError> {
+    /// Makes the record of a new service, under its owner's policy if there is one.
+    pub(crate) async fn create(
+        &self,
+        service: ServiceId,
+        policy: Option<&Policy>,
+        owner: &PrivateKey,
+    ) -> Result<(), NodeError> {
         let action = Operation::Create {
             owner: owner.key(),
             // Before its first start, a service has no state.
             state_hash: no_policy(),
-            policy_hash: no_policy(),
-            policy_version: 1,
+            policy_hash: policy.map_or(no_policy(), Policy::hash),
+            policy_version: policy.map_or(1, |policy| policy.document().version),
             recovery: Recovery::default(),
         };
         self.apply(service, 0, 0, action, owner, "create the service").await

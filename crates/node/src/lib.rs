@@ -43,8 +43,8 @@ pub use config::{Address, KeepProgram, LedgerAt, NodeConfig, NodeKeys, Realm};
 pub use error::NodeError;
 pub use http::openapi;
 pub use model::{
-    CheckpointDone, Deploy, DowntimeParts, Health, JobInfo, JobState, LimitsInfo, Line, MigrateRequest, ModeName,
-    NodeInfo, NodeLine, Owner, PhaseMark, Problem, RamStatistics, ServiceInfo, ServiceLine, ServiceState,
-    StatisticsInfo, StopRequest, Stored, Stream, TierName, TimeoutActionName,
+    AttestDone, AttestRequest, CheckpointDone, Deploy, DowntimeParts, Health, JobInfo, JobState, LimitsInfo, Line,
+    MigrateRequest, ModeName, NodeInfo, NodeLine, Owner, PhaseMark, PolicyInfo, Problem, RamStatistics, ServiceInfo,
+    ServiceLine, ServiceState, StatisticsInfo, StopRequest, Stored, Stream, TierName, TimeoutActionName,
 };
 pub use node::Node;

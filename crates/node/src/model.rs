@@ -36,6 +36,38 @@ pub struct Deploy {
     /// How much it may have.
     #[serde(default)]
     pub limits: LimitsInfo,
+    /// Its owner's policy. Without one, every keep of a known provider may hold it.
+    #[serde(default)]
+    pub policy: Option<PolicyInfo>,
+}
+
+/// A policy as its owner signed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyInfo {
+    /// The signed object, in hexadecimal digits.
+    pub object: String,
+    /// The key that signed it, in hexadecimal digits.
+    pub signer: String,
+}
+
+/// What a client asks of the keep in which a service runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttestRequest {
+    /// The client's nonce: 64 hexadecimal digits.
+    pub challenge: String,
+}
+
+/// Evidence of the keep in which a service runs, in hexadecimal digits. Only who appraises it knows what it is worth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AttestDone {
+    /// The evidence.
+    pub evidence: String,
+    /// What belongs to it.
+    pub endorsements: String,
+    /// What it is bound to.
+    pub binding: String,
 }
 
 /// Which engine runs a program.
@@ -152,6 +184,8 @@ pub struct ServiceInfo {
     pub limits: LimitsInfo,
     /// Where the program sees its volume.
     pub volume: Option<String>,
+    /// Digest of its owner's policy, if there is one.
+    pub policy: Option<String>,
     /// Why it cannot move, if it cannot.
     pub pinned: Option<String>,
     /// Process id of its keep.

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dunlin_attest::{Bytes, Policy, VerifyingKey};
 use dunlin_base::Digest;
 use dunlin_handover::ServiceId;
-use dunlin_keep_link::{Spec, Variable};
+use dunlin_keep_link::{SignedPolicy, Spec, Variable};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NodeError;
 use crate::folder;
-use crate::model::{Deploy, LimitsInfo, TierName};
+use crate::model::{Deploy, LimitsInfo, PolicyInfo, TierName};
 
 /// Longest record on disk, and of a peer.
 pub(crate) const RECORD_LIMIT: u64 = 1 << 20;
@@ -32,6 +33,8 @@ pub(crate) struct Document {
     pub(crate) volume: Option<String>,
     pub(crate) tier: TierName,
     pub(crate) limits: LimitsInfo,
+    #[serde(default)]
+    pub(crate) policy: Option<PolicyInfo>,
 }
 
 /// What is to become of it.
@@ -77,8 +80,8 @@ pub(crate) struct Record {
 impl Document {
     /// Checks what somebody wishes to deploy.
     pub(crate) fn new(deploy: Deploy, id: ServiceId) -> Result<Self, NodeError> {
-        let Deploy { name, module, args, env, listen, volume, tier, limits } = deploy;
-        let document = Self { name, id: id.to_string(), module, args, env, listen, volume, tier, limits };
+        let Deploy { name, module, args, env, listen, volume, tier, limits, policy } = deploy;
+        let document = Self { name, id: id.to_string(), module, args, env, listen, volume, tier, limits, policy };
         document.check()?;
         Ok(document)
     }
@@ -109,7 +112,30 @@ impl Document {
         if self.volume.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains("..")) {
             return invalid("a volume is seen under an absolute path, as in /data".into());
         }
+        self.policy()?;
         Ok(())
+    }
+
+    /// The owner's policy, which must be one for a service of this name and permit its module.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, NodeError> {
+        let Some(signed) = self.signed_policy()? else { return Ok(None) };
+        let refused = |reason: String| NodeError::Invalid(format!("the policy cannot be used: {reason}"));
+        let signer = VerifyingKey::from_bytes(&signed.signer).map_err(|error| refused(error.to_string()))?;
+        let policy = Policy::verify(&signed.object, &self.name, &[signer], None);
+        let policy = policy.map_err(|error| refused(error.to_string()))?;
+        if !policy.document().modules.iter().any(|module| Some(module.0) == self.module_digest()) {
+            return Err(refused(format!("it does not permit the module {}", self.module)));
+        }
+        Ok(Some(policy))
+    }
+
+    fn signed_policy(&self) -> Result<Option<SignedPolicy>, NodeError> {
+        let Some(PolicyInfo { object, signer }) = &self.policy else { return Ok(None) };
+        let bytes = |text: &str| {
+            let invalid = || NodeError::Invalid("a policy or its signer is not written as hexadecimal digits".into());
+            text.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| invalid())
+        };
+        Ok(Some(SignedPolicy { object: bytes(object)?, signer: bytes(signer)? }))
     }
 
     pub(crate) fn service(&self) -> Option<ServiceId> {
@@ -133,7 +159,8 @@ impl Document {
             service,
             name: self.name.clone(),
             module,
-            policy: no_policy(),
+            policy: self.policy()?.map_or(no_policy(), |policy| policy.hash()),
+            signed_policy: self.signed_policy()?,
             args,
             env,
             tier: self.tier.into(),
@@ -202,6 +229,7 @@ mod tests {
             volume: None,
             tier: TierName::default(),
             limits: LimitsInfo::default(),
+            policy: None,
         }
     }
 

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dunlin_handover::ServiceId;
+use dunlin_attest::Bytes;
+use dunlin_handover::{Nonce, ServiceId};
 use dunlin_keep_link::{
-    Call, Checkpointed, EndedHow, FailCode, Offered, Order, Origin, Report, Role, Start, StatusReport, Stop, StopHow,
-    Wish, WishRefused,
+    Attested, Call, Challenge, Checkpointed, EndedHow, FailCode, Offered, Order, Origin, Report, Role, Start,
+    StatusReport, Stop, StopHow, Wish, WishRefused,
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -17,7 +18,10 @@ use crate::error::NodeError;
 use crate::folder;
 use crate::instance::Instance;
 use crate::keep::Keep;
-use crate::model::{CheckpointDone, Deploy, MigrateRequest, Owner, ServiceInfo, ServiceState, Stream, milliseconds};
+use crate::model::{
+    AttestDone, AttestRequest, CheckpointDone, Deploy, MigrateRequest, Owner, ServiceInfo, ServiceState, Stream,
+    milliseconds,
+};
 use crate::node::Node;
 use crate::record::{Document, Place, Record, Wanted};
 use crate::service::Service;
@@ -33,6 +37,7 @@ const TRIES: u32 = 5;
 pub(crate) async fn deploy(node: &Arc<Node>, deploy: Deploy) -> Result<Arc<Service>, NodeError> {
     let id = ServiceId(folder::random()?);
     let document = Document::new(deploy, id)?;
+    let policy = document.policy()?;
     if !node.module_path(&document.module).is_file() {
         return Err(NodeError::NotFound(format!("module {} is not here: upload it first", document.module)));
     }
@@ -40,7 +45,7 @@ pub(crate) async fn deploy(node: &Arc<Node>, deploy: Deploy) -> Result<Arc<Servi
     let leave = service.begin("its deployment").await?;
     let made = async {
         service.bind(node.config().host, true)?;
-        node.ledger().create(id, &node.keys().owner).await?;
+        node.ledger().create(id, policy.as_ref(), &node.keys().owner).await?;
         bring_up(node, &service, Origin::First).await
     };
     let made = made.await;
@@ -74,6 +79,24 @@ pub(crate) async fn stop(service: &Arc<Service>, kill: bool) -> Result<(), NodeE
     service.set_state(ServiceState::Stopped);
     service.unbind();
     Ok(())
+}
+
+/// Carries a client's nonce to the keep in which a service runs, and its evidence back.
+pub(crate) async fn attest(service: &Arc<Service>, request: &AttestRequest) -> Result<AttestDone, NodeError> {
+    let nonce = folder::unhex(&request.challenge)
+        .map(Nonce)
+        .ok_or_else(|| NodeError::Invalid("a challenge has 64 hexadecimal digits".into()))?;
+    let instance = service.instance();
+    let instance = instance.ok_or_else(|| NodeError::Conflict(format!("{} does not run here", service.name())))?;
+    let mut answers = instance.keep.order(|order| Order::Attest(Challenge { order, nonce }), &[])?;
+    match answers.next("giving evidence").await? {
+        Report::Attested(Attested { order: _, evidence, endorsements, binding }) => Ok(AttestDone {
+            evidence: Bytes(evidence).to_string(),
+            endorsements: Bytes(endorsements).to_string(),
+            binding: Bytes(binding).to_string(),
+        }),
+        _ => Err(NodeError::KeepDied { doing: "giving evidence" }),
+    }
 }
 
 /// Ends a service for ever.
@@ -128,7 +151,9 @@ pub(crate) async fn restore(node: &Arc<Node>, service: &Arc<Service>) -> Result<
 /// Everything about a service that is here.
 pub(crate) async fn describe(node: &Arc<Node>, service: &Arc<Service>) -> ServiceInfo {
     let line = service.line(node.name());
-    let Document { name: _, id, module, args, env, listen: _, volume, tier, limits } = service.record().document;
+    let document = service.record().document;
+    let policy = document.policy().ok().flatten().map(|policy| policy.hash().to_string());
+    let Document { name: _, id, module, args, env, listen: _, volume, tier, limits, policy: _ } = document;
     let instance = service.instance();
     let status = match &instance {
         Some(instance) => status(&instance.keep).await,
@@ -144,6 +169,7 @@ pub(crate) async fn describe(node: &Arc<Node>, service: &Arc<Service>) -> Servic
         tier,
         limits,
         volume,
+        policy,
         pinned: service.live(|live| live.pinned.clone()),
         process: instance.map(|instance| instance.keep.process()),
         memory_bytes: status.as_ref().map(|status| status.memory_bytes),

@@ -73,18 +73,20 @@ static void play_round(int64_t round) {
 
 int main(int argc, char **argv) {
     char path[1024], verdict[256];
-    if (argc != 3) {
-        fprintf(stderr, "usage: database DIR ROUNDS\n");
+    const char *journal = argc == 4 ? argv[3] : "TRUNCATE";
+    if (argc < 3 || argc > 4 || (strcmp(journal, "TRUNCATE") && strcmp(journal, "DELETE"))) {
+        fprintf(stderr, "usage: database DIR ROUNDS [TRUNCATE|DELETE]\n");
         return 2;
     }
     snprintf(path, sizeof path, "%s/ledger.db", argv[1]);
     int64_t rounds = strtoll(argv[2], NULL, 10);
     // Nobody else has these files, and the lock of this platform is a file that a killed program leaves behind.
-    // TRUNCATE: the end of the host's process is to a volume what a loss of power is to a disk, and of the ways to end a journal,
-    // which is the commit, this one is brought to the disk.
+    // The end of the host's process is to a volume what a loss of power is to a disk. The end of the journal is the commit:
+    // its truncation is brought to the disk, its deletion only by a sync of the directory, which EXTRA asks for.
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     if (sqlite3_open_v2(path, &db, flags, "unix-none") != SQLITE_OK) fail("open");
-    execute("PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL; PRAGMA cache_size = 20");
+    snprintf(path, sizeof path, "PRAGMA journal_mode = %s; PRAGMA synchronous = EXTRA; PRAGMA cache_size = 20", journal);
+    execute(path);
     if (ask("SELECT count(*) FROM sqlite_master", NULL, 0) == 0) create();
     for (int64_t round = ask("SELECT rounds FROM state", NULL, 0) + 1; round <= rounds; round++) play_round(round);
     ask("PRAGMA integrity_check", verdict, sizeof verdict);

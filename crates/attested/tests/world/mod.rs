@@ -145,6 +145,7 @@ pub(crate) fn world() -> World {
         holder_platform: Some(PlatformId([6; 32])),
         version: 4,
         state_hash: Digest::of(b"state"),
+        state_epoch: 3,
         policy_hash: policy.hash(),
         policy_version: 3,
         status: Status::Held,

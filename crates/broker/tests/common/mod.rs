@@ -12,7 +12,7 @@ use dunlin_attest_sim::SimAttester;
 use dunlin_base::Digest;
 use dunlin_broker::{
     Broker, Denied, Fetch, FetchError, Input, KemKey, Message, Output, Party, Release, Released, Roots, SecretRule,
-    Service, Want, Written,
+    Service, Want,
 };
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Receipt, Recovery, Refused, Request};
 use dunlin_handover::{Entropy, Nonce, OperationId, ServiceId};
@@ -281,18 +281,18 @@ impl World {
     }
 
     /// Asks as `instance` does.
-    pub fn ask(&mut self, instance: &Instance, want: Want, written: Option<Written>) -> Result<Released, FetchError> {
+    pub fn ask(&mut self, instance: &Instance, want: Want) -> Result<Released, FetchError> {
         self.number += 1;
         let nonce = Nonce(Digest::of(&self.number.to_le_bytes()).0);
         let (fetch, hello) = Fetch::begin(&instance.party, want, nonce, [0; 32]);
         let challenged = fetch.challenged(self.reply(hello))?;
         let evidence = instance.evidence(challenged.binding());
-        let (asked, ask) = challenged.ask(&evidence, &Endorsements::default(), written);
+        let (asked, ask) = challenged.ask(&evidence, &Endorsements::default());
         asked.answered(self.reply(ask))
     }
 
     pub fn keys(&mut self, instance: &Instance) -> Result<(u64, Option<u64>), Denied> {
-        match self.ask(instance, Want::Keys, None) {
+        match self.ask(instance, Want::Keys) {
             Ok(Released::Keys { own, written }) => {
                 assert_eq!(own.expose(), root().epoch_key(SERVICE.0, own.epoch()).expose());
                 Ok((own.epoch(), written.map(|key| key.epoch())))

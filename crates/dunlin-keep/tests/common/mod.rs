@@ -19,15 +19,18 @@ use dunlin_base::Digest;
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Record, Recovery, Request, Signer as _};
 use dunlin_handover::{LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
-use dunlin_identity::{PlatformKey, PrivateKey, Verifier};
+use dunlin_identity::{Issuer, PlatformKey, PrivateKey, PublicKey, Verifier};
 use dunlin_keep_link::{
     About, Arrived, ArrivedHow, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow, Limits,
-    MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role, Spec, Start,
-    StatusReport, Stop, StopHow, Versions,
+    MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role, SignedPolicy, Spec,
+    Start, StatusReport, Stop, StopHow, Versions,
 };
 
 /// Longest time that a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long certificates hold.
+const DAY: Duration = Duration::from_secs(86_400);
 
 pub(crate) const SERVICE: ServiceId = ServiceId([7; 16]);
 
@@ -38,7 +41,11 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct World {
     pub(crate) ledger: Arc<Mutex<MemoryLedger>>,
     ledger_key: dunlin_handover::Key,
+    policy: Digest,
+    signed_policy: Option<SignedPolicy>,
     owner: PrivateKey,
+    /// Who operates all machines.
+    provider: Issuer,
     pub(crate) directory: PathBuf,
     /// What its node does to what the ledger says.
     pub(crate) tamper: Arc<AtomicBool>,
@@ -71,8 +78,18 @@ pub(crate) fn guest(name: &str) -> Option<Vec<u8>> {
 
 impl World {
     pub(crate) fn new(wasm: Vec<u8>) -> Self {
+        Self::under(wasm, |_| None)
+    }
+
+    /// The same, under the policy whose digest `policy` gives; it is told the ledger's key.
+    pub(crate) fn under(
+        wasm: Vec<u8>,
+        policy: impl FnOnce(dunlin_handover::Key) -> Option<(SignedPolicy, Digest)>,
+    ) -> Self {
         let (signer, owner) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
         let ledger_key = signer.key();
+        let (signed_policy, policy) =
+            policy(ledger_key).map_or((None, Digest::of(b"")), |(signed, digest)| (Some(signed), digest));
         let ledger = MemoryLedger::new(Arc::new(Verifier::certified()), Arc::new(signer));
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("dunlin-keep-{}-{number}", std::process::id()));
@@ -80,7 +97,10 @@ impl World {
         let world = Self {
             ledger: Arc::new(Mutex::new(ledger)),
             ledger_key,
+            policy,
+            signed_policy,
             owner,
+            provider: Issuer::provider("tests", PrivateKey::generate().unwrap(), DAY).unwrap(),
             _cleaner: Arc::new(Cleaner(directory.clone())),
             directory,
             tamper: Arc::default(),
@@ -89,7 +109,7 @@ impl World {
         let action = Operation::Create {
             owner: world.owner.key(),
             state_hash: Digest::of(b"nothing yet"),
-            policy_hash: Digest::of(b"policy"),
+            policy_hash: policy,
             policy_version: 1,
             recovery: Recovery::default(),
         };
@@ -114,7 +134,8 @@ impl World {
             service: SERVICE,
             name: "service".to_owned(),
             module: Digest::of(&self.wasm),
-            policy: Digest::of(b"policy"),
+            policy: self.policy,
+            signed_policy: self.signed_policy.clone(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: Vec::new(),
             tier: dunlin_keep_link::Tier::Cranelift,
@@ -162,6 +183,13 @@ impl Machine {
 
     pub(crate) fn platform(&self) -> dunlin_handover::PlatformId {
         dunlin_handover::PlatformId(self.platform.key().0)
+    }
+
+    /// What its provider says of the instance key of a keep.
+    fn certificates(&self, ready: &Ready) -> Vec<Vec<u8>> {
+        let chain = self.world.provider.certify_node(&self.name, self.platform.public(), DAY).unwrap();
+        let issuer = Issuer::new(self.platform.clone(), chain).unwrap();
+        issuer.certify_keep(&PublicKey::from_spki(&ready.public_key).unwrap(), DAY).unwrap()
     }
 
     /// Starts a keep and gives it its identity.
@@ -225,8 +253,8 @@ impl Keep {
             node: machine.name.clone(),
             provider: "tests".to_owned(),
             platform: machine.platform.to_pkcs8().unwrap().to_vec(),
-            certificates: Vec::new(),
-            roots: Vec::new(),
+            certificates: machine.certificates(&keep.ready),
+            roots: vec![machine.world.provider.chain()[0].clone()],
         };
         keep.order(&Order::Identity(identity), &[]);
         keep.expect("done", |report| matches!(report, Report::Done(_)).then_some(()));
@@ -488,6 +516,8 @@ pub(crate) struct Wire {
     pub(crate) source: OwnedFd,
     pub(crate) destination: OwnedFd,
     cut: Vec<UnixStream>,
+    /// All that came by.
+    pub(crate) seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Wire {
@@ -495,9 +525,10 @@ impl Wire {
         let (source, near) = UnixStream::pair().unwrap();
         let (far, destination) = UnixStream::pair().unwrap();
         let cut = vec![near.try_clone().unwrap(), far.try_clone().unwrap()];
-        relay(near.try_clone().unwrap().into(), far.try_clone().unwrap().into());
-        relay(far.into(), near.into());
-        Self { source: source.into(), destination: destination.into(), cut }
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        copy(near.try_clone().unwrap().into(), far.try_clone().unwrap().into(), Some(seen.clone()));
+        copy(far.into(), near.into(), Some(seen.clone()));
+        Self { source: source.into(), destination: destination.into(), cut, seen }
     }
 
     pub(crate) fn cut(&self) {
@@ -509,6 +540,10 @@ impl Wire {
 
 /// Copies one direction, and its end.
 pub(crate) fn relay(from: OwnedFd, to: OwnedFd) {
+    copy(from, to, None);
+}
+
+fn copy(from: OwnedFd, to: OwnedFd, seen: Option<Arc<Mutex<Vec<u8>>>>) {
     thread::spawn(move || {
         // Whatever kind of stream it is: only what all have in common is used.
         let (mut from, mut to) = (UnixStream::from(from), UnixStream::from(to));
@@ -516,6 +551,9 @@ pub(crate) fn relay(from: OwnedFd, to: OwnedFd) {
         loop {
             match from.read(&mut buffer) {
                 Ok(length @ 1..) => {
+                    if let Some(seen) = &seen {
+                        seen.lock().unwrap().extend_from_slice(&buffer[..length]);
+                    }
                     if to.write_all(&buffer[..length]).is_err() {
                         break;
                     }

@@ -153,6 +153,7 @@ impl World {
             holder_platform: Some(PlatformId([2; 32])),
             version: 1,
             state_hash: Digest([3; 32]),
+            state_epoch: 3,
             policy_hash: policy.hash(),
             policy_version: 1,
             status: Status::Held,

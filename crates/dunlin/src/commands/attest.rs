@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use dunlin_attest::{AttesterError, BindingContext, Bytes, Class, Role, TpmEvent, TpmEventKind};
+use dunlin_attest::{AttesterError, BindingContext, Bytes, Class, Evidence, Role, Technology, TpmEvent, TpmEventKind};
 use dunlin_attesters::Choice;
 use dunlin_base::{Digest, Hasher};
+use dunlin_node::{AttestDone, AttestRequest};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure, Result};
+use crate::remote::{NodeArgs, refused, talk};
 use crate::report::run::json;
 use crate::{file, keys, text};
 
-/// Ask this machine for evidence of what it is
+/// Ask this machine, or the keep of a service, for evidence of what it is
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Attest {
@@ -25,6 +27,8 @@ pub(crate) struct Attest {
 enum Verb {
     #[command(before_help = NODE, after_help = EXIT_CODES)]
     Node(Box<Node>),
+    #[command(before_help = SERVICE, after_help = EXIT_CODES)]
+    Service(Box<Service>),
     List(List),
 }
 
@@ -33,6 +37,11 @@ Examples:
   dunlin attest node --challenge 5f3a...(64 digits) -o here.evidence --binding here.binding
   dunlin attest node --attester tpm:/dev/tpmrm0 --statement machine.statement -o here.evidence
   dunlin evidence verify --policy shop.policy --owner owner.pub --binding here.binding here.evidence";
+
+const SERVICE: &str = "\
+Examples:
+  dunlin attest service shop --challenge 5f3a...(64 digits) -o shop.evidence --binding shop.binding
+  dunlin evidence verify --policy shop.policy --owner owner.pub --binding shop.binding shop.evidence";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0; 64 wrong usage; 66 a file cannot be opened; 69 the platform is not there; 73 a file cannot be written";
@@ -72,6 +81,30 @@ struct Node {
     json: bool,
 }
 
+/// Evidence of the keep in which a service runs, for a challenge. The node that carries it cannot make it
+#[derive(Debug, Args)]
+struct Service {
+    /// The service
+    name: String,
+    /// The verifier's nonce, 64 digits; without it one is drawn, which proves nothing to anybody else
+    #[arg(long, value_name = "DIGITS", value_parser = keys::digits)]
+    challenge: Option<Bytes>,
+    /// Where to write the evidence
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Where to write what it is bound to
+    #[arg(long, value_name = "FILE")]
+    binding: Option<PathBuf>,
+    /// Where to write what belongs to the evidence: certificates, the provider's statement
+    #[arg(long, value_name = "FILE")]
+    endorsements: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
 /// The attesters that this build knows, and whether their platforms are here
 #[derive(Debug, Args)]
 struct List {
@@ -83,6 +116,7 @@ struct List {
 pub(crate) fn run(attest: &Attest) -> Result<ExitCode> {
     match &attest.command {
         Verb::Node(node) => run_node(node),
+        Verb::Service(service) => run_service(service),
         Verb::List(List { json: as_json }) => {
             let found: Vec<_> = Choice::all().iter().map(Found::of).collect();
             let mut table = text::Table::new(&["attester", "class", "here"]);
@@ -140,12 +174,7 @@ fn run_node(node: &Node) -> Result<ExitCode> {
         provider,
         json: as_json,
     } = node;
-    let nonce: [u8; 32] = match challenge {
-        Some(challenge) => {
-            challenge.0.as_slice().try_into().map_err(|_| Failure::new(Exit::Usage, "a challenge has 64 digits"))?
-        }
-        None => keys::generate()?.1,
-    };
+    let nonce = nonce(challenge.as_ref())?;
     let mut choice = attester.clone().with_event_log(event_log.clone());
     if let Some(path) = statement {
         choice = choice.with_statement(file::read(path)?);
@@ -173,11 +202,80 @@ fn run_node(node: &Node) -> Result<ExitCode> {
     let made = Made {
         technology: evidence.technology().name(),
         class: choice.class().name(),
-        label: (choice.class() == Class::Sim).then_some("SIMULATED: this proves nothing about the machine"),
+        label: label(choice.class()),
         challenge: Bytes::from(nonce).to_string(),
         bytes: bytes.len(),
         platform: attester.platform_hint().map(|platform| platform.to_string()),
     };
+    print(&made, *as_json)
+}
+
+fn run_service(service: &Service) -> Result<ExitCode> {
+    let Service {
+        name,
+        challenge,
+        output,
+        binding: binding_file,
+        endorsements: endorsements_file,
+        json: as_json,
+        node,
+    } = service;
+    let nonce = nonce(challenge.as_ref())?;
+    let request = AttestRequest { challenge: Bytes::from(nonce).to_string() };
+    let api = node.api()?;
+    let done: AttestDone = talk(async {
+        let path = format!("/v1/services/{name}/attest");
+        api.post(&path, &request).await.map_err(refused(format!("{name} gives no evidence")))
+    })?;
+    let broken = |what: &str| Failure::new(Exit::Data, format!("the node's answer is no {what}"));
+    let bytes = |text: &str, what: &str| text.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| broken(what));
+    let (encoded, bound) = (bytes(&done.evidence, "evidence")?, bytes(&done.binding, "binding")?);
+    let evidence = Evidence::from_cbor(&encoded).map_err(|_| broken("evidence"))?;
+    let binding = BindingContext::from_cbor(&bound).map_err(|_| broken("binding"))?;
+    // The node carried the challenge; that evidence for another one is useless, its user is to hear here.
+    if binding.peer_nonce != nonce {
+        return Err(Failure::new(Exit::Data, "the evidence is for another challenge"));
+    }
+    file::write_atomically(output, &encoded)?;
+    if let Some(path) = binding_file {
+        file::write_atomically(path, &bound)?;
+    }
+    if let Some(path) = endorsements_file {
+        file::write_atomically(path, &bytes(&done.endorsements, "endorsements")?)?;
+    }
+    let technology = evidence.technology();
+    let class = match technology {
+        Technology::Sim => Class::Sim,
+        Technology::Tpm => Class::MeasuredHost,
+        _ => Class::HwTee,
+    };
+    print(
+        &Made {
+            technology: technology.name(),
+            class: class.name(),
+            label: label(class),
+            challenge: request.challenge,
+            bytes: encoded.len(),
+            platform: None,
+        },
+        *as_json,
+    )
+}
+
+fn nonce(challenge: Option<&Bytes>) -> Result<[u8; 32]> {
+    match challenge {
+        Some(challenge) => {
+            challenge.0.as_slice().try_into().map_err(|_| Failure::new(Exit::Usage, "a challenge has 64 digits"))
+        }
+        None => Ok(keys::generate()?.1),
+    }
+}
+
+fn label(class: Class) -> Option<&'static str> {
+    (class == Class::Sim).then_some("SIMULATED: this proves nothing about the machine")
+}
+
+fn print(made: &Made, as_json: bool) -> Result<ExitCode> {
     if let Some(label) = made.label {
         text::note(label);
     }
@@ -185,7 +283,7 @@ fn run_node(node: &Node) -> Result<ExitCode> {
         "{} bytes of {} evidence, class {}, for challenge {}\n",
         made.bytes, made.technology, made.class, made.challenge
     );
-    text::print(&if *as_json { json(&made)? } else { plain });
+    text::print(&if as_json { json(made)? } else { plain });
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use dunlin_attest::{Bytes, VerifyingKey};
 use dunlin_base::Digest;
 use dunlin_node::{
-    CheckpointDone, Deploy, LimitsInfo, Line, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored, Stream,
-    TierName,
+    CheckpointDone, Deploy, LimitsInfo, Line, PolicyInfo, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored,
+    Stream, TierName,
 };
 
 use crate::failure::{Exit, Failure, Result};
 use crate::module::Module;
-use crate::parse;
 use crate::remote::{Format, NodeArgs, OutputArgs, refused, talk};
-use crate::text;
+use crate::{file, keys, parse, text};
 
 /// Make a service of a program, and start it on a node
 #[derive(Debug, Args)]
@@ -48,6 +48,12 @@ pub(crate) struct DeployArgs {
     /// The most descriptors that it can have open, connections among them
     #[arg(long, value_name = "N")]
     limit_descriptors: Option<u32>,
+    /// Its owner's signed policy: which keeps may hold it
+    #[arg(long, value_name = "FILE", requires = "owner")]
+    policy: Option<PathBuf>,
+    /// The key that signed the policy: digits, or a file with them
+    #[arg(long, value_name = "KEY", value_parser = keys::public, requires = "policy")]
+    owner: Option<VerifyingKey>,
     /// Arguments for the program
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<String>,
@@ -68,6 +74,7 @@ pub(crate) const DEPLOY: &str = "\
 Examples:
   dunlin deploy kv.wasm --listen 127.0.0.1:6379
   dunlin deploy app.wasm --name shop --listen 0.0.0.0:8080 --volume /data --env MODE=live -- --verbose
+  dunlin deploy app.wasm --name shop --policy shop.policy --owner owner.pub
   dunlin deploy app.wasm --node b --json";
 
 pub(crate) fn deploy(args: DeployArgs) -> Result<ExitCode> {
@@ -81,10 +88,19 @@ pub(crate) fn deploy(args: DeployArgs) -> Result<ExitCode> {
         limit_memory,
         limit_cpu,
         limit_descriptors,
+        policy,
+        owner,
         args,
         output,
         node,
     } = args;
+    let policy = match (policy, owner) {
+        (Some(path), Some(owner)) => Some(PolicyInfo {
+            object: Bytes(file::read(&path)?).to_string(),
+            signer: Bytes(owner.to_bytes()).to_string(),
+        }),
+        _ => None,
+    };
     let module = Module::read(&app)?;
     let stem = app.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let defaults = LimitsInfo::default();
@@ -106,6 +122,7 @@ pub(crate) fn deploy(args: DeployArgs) -> Result<ExitCode> {
             cpu_percent: limit_cpu,
             ..defaults
         },
+        policy,
     };
     let api = node.api()?;
     let failed = format!("{} is not deployed", request.name);
@@ -214,6 +231,7 @@ fn description(info: &ServiceInfo) -> String {
     row("arguments", info.args.join(" "));
     row("variables", info.env.join(" "));
     row("engine", format!("{:?}", info.tier).to_lowercase());
+    row("policy", info.policy.clone().unwrap_or_else(|| "none: any keep of a known provider may hold it".to_owned()));
     row("volume", info.volume.clone().unwrap_or_else(|| "none".to_owned()));
     row("memory limit", text::bytes(info.limits.memory_bytes));
     if let Some(process) = info.process {

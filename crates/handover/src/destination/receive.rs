@@ -136,7 +136,8 @@ impl Destination {
         }
         if let Some(retained) = &last.retained {
             let epoch = last.epoch.saturating_add(1);
-            let after = Record { epoch, version: last.version, state_hash: last.state_hash, ..arrival.record };
+            let (version, state_hash, state_epoch) = (last.version, last.state_hash, last.epoch);
+            let after = Record { epoch, version, state_hash, state_epoch, ..arrival.record };
             if !arrival.is_retained(retained, &after, &*self.party.keys.checks) {
                 return unacceptable("the source's statement about what it keeps does not fit");
             }

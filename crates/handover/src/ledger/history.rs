@@ -55,6 +55,7 @@ fn can_follow(before: &Record, after: &Record) -> bool {
         && matches!(steps, (0 | 1, 0) | (0 | 1, 1))
         && (steps.0 == 1 || !owner_changed)
         && (steps.1 == 1 || after.state_hash == before.state_hash)
+        && after.state_epoch == if steps.1 == 1 { before.epoch } else { before.state_epoch }
         && after.policy_version >= before.policy_version
         && (after.policy_version > before.policy_version || after.policy_hash == before.policy_hash)
 }

@@ -20,6 +20,8 @@ pub struct Record {
     pub version: u64,
     /// Digest of the last committed state.
     pub state_hash: Digest,
+    /// The epoch in which that state was written; 0 before the first. Its key, and no other one, opens it.
+    pub state_epoch: u64,
     /// Digest of the policy in force.
     pub policy_hash: Digest,
     /// Rises with every policy.
@@ -37,6 +39,7 @@ wire_struct!(Record, "record", {
     holder_platform,
     version,
     state_hash,
+    state_epoch,
     policy_hash,
     policy_version,
     status,

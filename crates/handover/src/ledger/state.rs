@@ -95,6 +95,7 @@ fn create(request: &Request, checks: &dyn Checks) -> Result<Entry, Refused> {
         holder_platform: None,
         version: 0,
         state_hash: *state_hash,
+        state_epoch: 0,
         policy_hash: *policy_hash,
         policy_version: *policy_version,
         status: Status::Created,
@@ -213,6 +214,7 @@ impl Entry {
     fn advance(&mut self, state_hash: Digest) -> Result<(), Refused> {
         self.record.version = up(self.record.version)?;
         self.record.state_hash = state_hash;
+        self.record.state_epoch = self.record.epoch;
         Ok(())
     }
 

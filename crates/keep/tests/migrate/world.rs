@@ -61,8 +61,8 @@ pub(crate) const GUEST: &str = r#"(module
 pub(crate) struct Outside {
     pub(crate) reached: AtomicI32,
     limit: AtomicI32,
-    /// How many instances are inside the world at this moment.
-    inside: AtomicU32,
+    /// Whether the instance that is inside the world at this moment lives; nothing when nobody is inside.
+    inside: Mutex<Option<Arc<AtomicBool>>>,
     /// The next round may be an earlier one, but none before this.
     back_to: Mutex<Option<i32>>,
     nap: Duration,
@@ -90,7 +90,10 @@ impl Host for Door {
             if !self.alive.load(Ordering::SeqCst) {
                 return Flow::Trap("it was killed".to_owned());
             }
-            assert_eq!(outside.inside.fetch_add(1, Ordering::SeqCst), 0, "two instances have effects at once");
+            // One that was killed in here leaves when the processor gets round to it, and has had its effect.
+            let other = outside.inside.lock().unwrap().replace(self.alive.clone());
+            let other = other.is_some_and(|other| other.load(Ordering::SeqCst));
+            assert!(!other, "two instances have effects at once");
             // No round is lost and none is done twice, wherever the program runs.
             let before = outside.reached.swap(*round, Ordering::SeqCst);
             match *back_to {
@@ -110,7 +113,7 @@ impl Host for Door {
         if !outside.nap.is_zero() {
             thread::sleep(outside.nap);
         }
-        outside.inside.fetch_sub(1, Ordering::SeqCst);
+        outside.inside.lock().unwrap().take_if(|inside| Arc::ptr_eq(inside, &self.alive));
         results[0] = Value::I32(i32::from(*round < outside.limit.load(Ordering::SeqCst)));
         Flow::Return
     }
@@ -120,7 +123,7 @@ fn outside(limit: i32, nap: Duration, writes: bool) -> Arc<Outside> {
     Arc::new(Outside {
         reached: AtomicI32::new(0),
         limit: AtomicI32::new(limit),
-        inside: AtomicU32::new(0),
+        inside: Mutex::new(None),
         back_to: Mutex::new(None),
         nap,
         writes: AtomicBool::new(writes),
@@ -280,7 +283,7 @@ impl Outside {
             alive.store(false, Ordering::SeqCst);
         }
         // One that has begun ends.
-        while self.inside.load(Ordering::SeqCst) > 0 {
+        while self.inside.lock().unwrap().as_ref().is_some_and(|inside| core::ptr::eq(&**inside, alive)) {
             thread::sleep(Duration::from_micros(50));
         }
     }

@@ -247,6 +247,7 @@ pub(crate) async fn deploy(api: &ApiClient) -> Result<ServiceInfo> {
         volume: None,
         tier: TierName::Cranelift,
         limits: LimitsInfo::default(),
+        policy: None,
     };
     api.post("/v1/services", &request).await.map_err(refused("the service is not deployed"))
 }

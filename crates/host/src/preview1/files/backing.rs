@@ -144,6 +144,14 @@ impl Tree {
         either!(self, it => it.stat_of(path, follow))
     }
 
+    /// Makes the names in it durable.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        match self {
+            Self::Host(directory) => directory.sync(),
+            Self::Volume(node) => node.sync(false),
+        }
+    }
+
     /// Sets the times of access and modification of the directory itself.
     pub(super) fn set_times(&self, times: [Time; 2]) -> Result<(), Errno> {
         either!(self, it => it.set_own_times(times))

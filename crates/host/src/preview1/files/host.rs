@@ -158,6 +158,10 @@ impl HostDirectory {
         Ok(Stat::of(&if follow { self.dir.metadata(path)? } else { self.dir.symlink_metadata(path)? }))
     }
 
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        Ok(rustix::fs::fsync(&self.dir)?)
+    }
+
     pub(super) fn set_own_times(&self, times: [Time; 2]) -> Result<(), Errno> {
         Ok(rustix::fs::futimens(&self.dir, &timestamps(times))?)
     }

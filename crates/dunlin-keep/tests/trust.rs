@@ -1,0 +1,244 @@
+//! What two keeps demand of each other before state flows, and what whoever carries their stream sees of it.
+#![allow(missing_docs, reason = "a test program")]
+
+mod common;
+
+use std::os::fd::AsFd as _;
+
+use common::{Machine, Wire, World, migrate, options};
+use dunlin_attest::{
+    BindingContext, Class, Endorsements, Evidence, Policy, Role as EvidenceRole, SigningKey, Verifier,
+};
+use dunlin_base::Digest;
+use dunlin_handover::converge::Mode;
+use dunlin_handover::{Key, MigrationId, Nonce};
+use dunlin_keep_link::{ArrivedHow, Challenge, FailCode, LeftHow, MigrateOut, Order, Origin, Report, SignedPolicy};
+
+/// What the program has in its memory and nobody else is to see. The module has it in disguise only.
+const CANARY: &[u8; 32] = b"canary-7c1e0f3d5a9b2468-in-mine!";
+const DISGUISE: u8 = 0x5a;
+
+/// A program that takes the disguise off, and sleeps.
+fn sleeper() -> Vec<u8> {
+    let disguised: String = CANARY.iter().map(|byte| format!("\\{:02x}", byte ^ DISGUISE)).collect();
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 4)
+            (data (i32.const 65536) "{disguised}")
+            (func (export "_start") (local $i i32)
+                (loop $reveal
+                    (i32.store8 (i32.add (i32.const 4096) (local.get $i))
+                        (i32.xor (i32.load8_u (i32.add (i32.const 65536) (local.get $i))) (i32.const {DISGUISE})))
+                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                    (br_if $reveal (i32.lt_u (local.get $i) (i32.const 32))))
+                (loop $forever
+                    (i32.store (i32.const 16) (i32.const 1))
+                    (i64.store (i32.const 24) (i64.const 2000000))
+                    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))
+                    (br $forever))))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// The policy of an owner who lets `class` in and above.
+fn policy(class: &str, module: Digest, ledger: Key) -> (SignedPolicy, Digest) {
+    let owner = SigningKey::from_bytes(&[3; 32]).unwrap();
+    let block = if class == "sim" { "sim" } else { "tpm" };
+    let text = format!(
+        r#"
+format = 1
+service = "service"
+version = 1
+issued = 2026-01-01T00:00:00Z
+expires = 2099-12-31T23:59:59Z
+class_floor = "{class}"
+modules = ["sha256:{module}"]
+require_measured_policy = true
+
+[insecure]
+any_measurement = true
+any_provider = true
+
+[{block}]
+
+[migration]
+destination = "any_accepted"
+
+[ledger]
+id = "{ledger}"
+keys = ["{}"]
+quorum = 1
+"#,
+        owner.verifying_key()
+    );
+    let object = Policy::sign(&text, &owner).unwrap();
+    (SignedPolicy { object, signer: owner.verifying_key().to_bytes() }, Digest::of(text.as_bytes()))
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[test]
+fn a_canary_is_not_in_what_the_nodes_relay_or_store() {
+    let world = World::new(sleeper());
+    let spec = world.spec(&["sleeper"]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let first = a.keep();
+    first.start_service(&spec, Origin::First, Vec::new());
+    first.running();
+    first.checkpoint();
+    let second = b.keep();
+    for (number, mode) in [Mode::Precopy, Mode::Postcopy].into_iter().enumerate() {
+        let (from, to) = if number == 0 { (&first, &second) } else { (&second, &first) };
+        let third;
+        let to = if number == 0 {
+            to
+        } else {
+            third = a.keep();
+            &third
+        };
+        let wire = Wire::new();
+        let seen = wire.seen.clone();
+        let migration = MigrationId([number as u8 + 1; 16]);
+        to.migrate_in(&spec, migration, wire.destination, Vec::new());
+        from.migrate_out(migration, options(mode), false, &wire.source);
+        while !matches!(to.arrived().how, ArrivedHow::Live { complete: true, .. }) {}
+        let seen = seen.lock().unwrap();
+        // The pages with the program's memory did go by: the module alone is much smaller.
+        assert!(seen.len() > world.wasm.len(), "{} bytes", seen.len());
+        assert!(!contains(&seen, CANARY), "{mode:?}");
+        // Nor did the module, or a name of the protocol.
+        assert!(!contains(&seen, &world.wasm[..64.min(world.wasm.len())]));
+        if number == 1 {
+            to.checkpoint();
+        }
+    }
+    let mut files = 0;
+    for states in [&a.states, &b.states] {
+        for entry in std::fs::read_dir(states).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!contains(&bytes, CANARY));
+            files += usize::from(!bytes.is_empty());
+        }
+    }
+    assert!(files > 0, "something is stored");
+}
+
+#[test]
+fn a_service_moves_under_its_owners_policy() {
+    let wasm = sleeper();
+    let module = Digest::of(&wasm);
+    let world = World::under(wasm, |ledger| Some(policy("sim", module, ledger)));
+    let spec = world.spec(&["sleeper"]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let (first, second) = (a.keep(), b.keep());
+    first.start_service(&spec, Origin::First, Vec::new());
+    first.running();
+    let (left, arrived) = migrate(&first, &second, &spec, options(Mode::Precopy), Vec::new());
+    assert!(matches!(left.how, LeftHow::Moved { .. }), "{left:?}");
+    assert!(matches!(arrived.how, ArrivedHow::Live { .. }), "{arrived:?}");
+}
+
+#[test]
+fn a_policy_that_demands_more_than_a_simulation_is_not_met_here() {
+    let wasm = sleeper();
+    let module = Digest::of(&wasm);
+    let world = World::under(wasm, |ledger| Some(policy("measured_host", module, ledger)));
+    let before = world.record();
+    let spec = world.spec(&["sleeper"]);
+    let keep = Machine::new(&world, "a").keep();
+    keep.start_service(&spec, Origin::First, Vec::new());
+    let refused = keep.failed();
+    assert_eq!(refused.code, FailCode::Untrusted);
+    assert!(refused.text.contains("demands measured_host"), "{}", refused.text);
+    assert_eq!(world.record(), before, "nothing is claimed");
+    // Nor does such a service arrive.
+    let wire = Wire::new();
+    keep.migrate_in(&spec, MigrationId([1; 16]), wire.destination, Vec::new());
+    assert_eq!(keep.failed().code, FailCode::Untrusted);
+    assert!(wire.seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_node_that_withholds_the_policy_or_brings_another_starts_nothing() {
+    let wasm = sleeper();
+    let module = Digest::of(&wasm);
+    let world = World::under(wasm, |ledger| Some(policy("sim", module, ledger)));
+    let before = world.record();
+    let machine = Machine::new(&world, "a");
+    let withheld = dunlin_keep_link::Spec { signed_policy: None, ..world.spec(&["sleeper"]) };
+    // A weaker one of the same owner: but the ledger's record names the other.
+    let (weaker, digest) = policy("sim", module, Key([1; 32]));
+    let weaker = dunlin_keep_link::Spec { signed_policy: Some(weaker), ..world.spec(&["sleeper"]) };
+    let renamed = dunlin_keep_link::Spec { policy: digest, ..weaker.clone() };
+    for (spec, code) in [(withheld, FailCode::Untrusted), (weaker, FailCode::Untrusted), (renamed, FailCode::Invalid)] {
+        let keep = machine.keep();
+        keep.start_service(&spec, Origin::First, Vec::new());
+        assert_eq!(keep.failed().code, code);
+    }
+    assert_eq!(world.record(), before, "nothing is claimed");
+}
+
+#[test]
+fn another_keep_cannot_take_the_place_of_the_one_that_proved_itself() {
+    let world = World::new(sleeper());
+    let spec = world.spec(&["sleeper"]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let (first, second) = (a.keep(), b.keep());
+    first.start_service(&spec, Origin::First, Vec::new());
+    first.running();
+    // The node at the destination connects a keep that was to take another service.
+    let mut other = spec.clone();
+    other.service = dunlin_handover::ServiceId([8; 16]);
+    let wire = Wire::new();
+    second.migrate_in(&other, MigrationId([1; 16]), wire.destination, Vec::new());
+    first.migrate_out(MigrationId([1; 16]), options(Mode::Stop), false, &wire.source);
+    assert_eq!(first.failed().code, FailCode::Untrusted);
+    assert_eq!(second.failed().code, FailCode::Untrusted);
+    // Two sources have nothing to say to each other either: a relay that sends everything back.
+    let (end, mirror) = std::os::unix::net::UnixStream::pair().unwrap();
+    common::relay(mirror.try_clone().unwrap().into(), mirror.into());
+    let migrate = MigrateOut {
+        order: first.number(),
+        migration: MigrationId([2; 16]),
+        options: options(Mode::Stop),
+        dry_run: false,
+        wish: None,
+    };
+    first.order(&Order::MigrateOut(migrate), &[end.as_fd()]);
+    assert_eq!(first.failed().code, FailCode::Untrusted);
+    assert_eq!(first.status().doing, "running");
+}
+
+#[test]
+fn a_client_gets_evidence_for_its_nonce() {
+    let world = World::new(sleeper());
+    let machine = Machine::new(&world, "a");
+    let keep = machine.keep();
+    keep.start_service(&world.spec(&["sleeper"]), Origin::First, Vec::new());
+    let running = keep.running();
+    let nonce = Nonce([9; 32]);
+    keep.order(&Order::Attest(Challenge { order: keep.number(), nonce }), &[]);
+    let attested = keep.expect("attested", |report| match report {
+        Report::Attested(attested) => Some(attested.clone()),
+        _ => None,
+    });
+    let evidence = Evidence::from_cbor(&attested.evidence).unwrap();
+    let endorsements = Endorsements::from_cbor(&attested.endorsements).unwrap();
+    let binding = BindingContext::from_cbor(&attested.binding).unwrap();
+    assert_eq!(
+        (binding.role, binding.peer_nonce, binding.epoch),
+        (EvidenceRole::ServiceToClient, nonce.0, running.epoch)
+    );
+    assert_eq!((binding.module, binding.provider.as_str()), (Digest::of(&world.wasm), "tests"));
+    let roots = dunlin_attest_sim::roots(["tests"]).unwrap();
+    let now = 1_800_000_000;
+    let claims = Verifier::appraise(&evidence, &endorsements, &binding.report_data(), now, &roots).unwrap();
+    assert_eq!(claims.class, Class::Sim);
+    assert_eq!(claims.registers["module"].0, Digest::of(&world.wasm).0);
+    // For another nonce it is worth nothing.
+    let other = BindingContext { peer_nonce: [8; 32], ..binding };
+    assert!(Verifier::appraise(&evidence, &endorsements, &other.report_data(), now, &roots).is_err());
+}

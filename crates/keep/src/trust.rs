@@ -1,0 +1,300 @@
+//! What this keep can prove of itself, and under which policy it judges others.
+
+use std::fmt;
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dunlin_attest::{
+    Attester, BindingContext, Bytes, Class, Endorsements, Evidence, Policy, Role, SigningKey, TpmEvent, TpmEventKind,
+    VerifyingKey,
+};
+use dunlin_attest_sim::{SimAttester, roots};
+use dunlin_attested::{InstanceSigner, Trust, open_policy};
+use dunlin_base::{Digest, Hasher};
+use dunlin_broker::{KemKey, signing_key};
+use dunlin_handover::{Key, Nonce};
+use dunlin_identity::{InstanceKey, Names};
+use dunlin_keep_link::Spec;
+use dunlin_transport::{Roots, TlsIdentity};
+
+use crate::error::Failure;
+use crate::migrate::outgoing::text;
+
+/// Keys and certificates with which this keep speaks to others, and what its platform says of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) provider: String,
+    platform: Arc<Platform>,
+    pub(crate) signer: Arc<Signer>,
+    pub(crate) kem: Arc<KemKey>,
+    /// `None` without certificates: such a keep runs its service, and moves none.
+    pub(crate) tls: Option<Arc<(TlsIdentity, Roots)>>,
+}
+
+/// The simulated machine. The program is measured when evidence is asked for the first time: a warm keep starts sooner.
+#[derive(Debug)]
+struct Platform {
+    name: String,
+    /// The file that was started, opened before this process gave up opening files.
+    program: File,
+    attester: Mutex<Option<Arc<SimAttester>>>,
+}
+
+impl Platform {
+    fn of_this_program(name: String) -> Result<Self, Failure> {
+        let program = File::open("/proc/self/exe").map_err(Failure::system("this program's file cannot be opened"))?;
+        Ok(Self { name, program, attester: Mutex::default() })
+    }
+
+    fn attester(&self) -> Result<Arc<SimAttester>, Failure> {
+        let mut attester = self.attester.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attester) = &*attester {
+            return Ok(attester.clone());
+        }
+        let opened = SimAttester::of_file(&self.name, &self.program);
+        let opened = Arc::new(opened.map_err(|error| Failure::Untrusted(text(&error)))?);
+        *attester = Some(opened.clone());
+        Ok(opened)
+    }
+}
+
+/// The instance key, for evidence and for the broker.
+pub(crate) struct Signer(SigningKey);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signer").field(&self.0.verifying_key()).finish()
+    }
+}
+
+impl InstanceSigner for Signer {
+    fn verifying_key(&self) -> VerifyingKey {
+        self.0.verifying_key()
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message)
+    }
+}
+
+impl Proof {
+    /// What `instance` can prove. Called before this process gives up opening files.
+    pub(crate) fn new(
+        instance: &InstanceKey,
+        provider: &str,
+        certificates: &[Vec<u8>],
+        trusted: &[Vec<u8>],
+    ) -> Result<Self, Failure> {
+        let invalid = |error: &dyn fmt::Display| Failure::Invalid(error.to_string());
+        let pkcs8 = instance.to_pkcs8().map_err(|error| invalid(&error))?;
+        let signer = signing_key(&pkcs8).ok_or_else(|| Failure::Invalid("the instance key cannot sign".to_owned()))?;
+        let mut seed = zeroize::Zeroizing::new([0; 32]);
+        let failed = |error: getrandom::Error| Failure::system("the system gives no random bytes")(error.into());
+        getrandom::fill(&mut *seed).map_err(failed)?;
+        let tls = if certificates.is_empty() {
+            None
+        } else {
+            let identity = TlsIdentity::new(certificates.to_vec(), pkcs8.to_vec()).map_err(|error| invalid(&error))?;
+            let mut roots = Roots::new();
+            for root in trusted {
+                let provider = Names::of(root).map_err(|error| invalid(&error))?.provider;
+                roots.add(&provider, root).map_err(|error| invalid(&error))?;
+            }
+            Some(Arc::new((identity, roots)))
+        };
+        Ok(Self {
+            provider: provider.to_owned(),
+            platform: Arc::new(Platform::of_this_program(machine_name(provider))?),
+            signer: Arc::new(Signer(signer)),
+            kem: Arc::new(KemKey::from_seed(&seed)),
+            tls,
+        })
+    }
+
+    /// The platform, which has measured what runs here.
+    pub(crate) fn measured(&self, module: Digest, policy: &Policy) -> Result<Arc<SimAttester>, Failure> {
+        let attester = self.platform.attester()?;
+        for (kind, digest) in [(TpmEventKind::Module, module), (TpmEventKind::Policy, policy.hash())] {
+            let measured = attester.measure(TpmEvent { kind, digest });
+            measured.map_err(|error| Failure::Untrusted(format!("the platform does not measure: {}", text(&error))))?;
+        }
+        Ok(attester)
+    }
+
+    /// Evidence for a client's nonce, outside of any session: what it is, and what it is bound to.
+    pub(crate) fn for_client(
+        &self,
+        nonce: Nonce,
+        spec: &Spec,
+        epoch: u64,
+        policy: &Policy,
+    ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
+        let attester = self.measured(spec.module, policy)?;
+        let mut offline = Hasher::default();
+        offline.update(b"dunlin: evidence outside of a session\0");
+        offline.update(&nonce.0);
+        let instance_key = self.signer.verifying_key();
+        let document = policy.document();
+        let binding = BindingContext {
+            role: Role::ServiceToClient,
+            exporter: offline.finish().0,
+            peer_nonce: nonce.0,
+            own_spki: instance_key.spki_hash(),
+            peer_spki: Digest::of(b"nobody"),
+            instance_key,
+            kem_key: Bytes::from(self.kem.public()),
+            service: document.service.clone(),
+            epoch,
+            migration: [0; 16],
+            policy: policy.hash(),
+            module: spec.module,
+            provider: self.provider.clone(),
+            ledger: document.ledger.id.clone(),
+        };
+        let given = attester.evidence(&binding.report_data());
+        let given = given.and_then(|evidence| Ok((evidence, attester.endorsements()?)));
+        let (evidence, endorsements) =
+            given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {error}")))?;
+        Ok((evidence, endorsements, binding))
+    }
+}
+
+/// The policy under which a service runs: its owner's, with the digest that the ledger's record names; where that names
+/// none, the one that demands nothing but the module and the ledger.
+pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
+    let Some(signed) = &spec.signed_policy else {
+        if spec.policy != Digest::of(b"") {
+            let text = format!("the ledger's record names the policy {}, and it did not come", spec.policy);
+            return Err(Failure::Untrusted(text));
+        }
+        return open_policy(spec.service, &spec.module, ledger).map_err(|error| Failure::Untrusted(error.to_string()));
+    };
+    let signer = VerifyingKey::from_bytes(&signed.signer)
+        .map_err(|_| Failure::Invalid("the policy's signer is no P-256 key".to_owned()))?;
+    let policy = Policy::verify(&signed.object, &spec.name, &[signer], None)
+        .map_err(|error| Failure::Untrusted(format!("the policy is refused: {error}")))?;
+    if policy.hash() != spec.policy {
+        let text = format!("the policy that came has the digest {}, in force is {}", policy.hash(), spec.policy);
+        return Err(Failure::Untrusted(text));
+    }
+    if policy.document().class_floor > Class::Sim {
+        let floor = policy.document().class_floor.name();
+        return Err(Failure::Untrusted(format!("the policy demands {floor}, and this keep's platform is simulated")));
+    }
+    if !policy.document().modules.iter().any(|module| module.0 == spec.module) {
+        return Err(Failure::Untrusted(format!("the policy does not permit the module {}", spec.module)));
+    }
+    Ok(policy)
+}
+
+/// Whose evidence counts: under the vendors' roots, and that of the simulated machine of this provider, where the
+/// policy's floor lets simulations in.
+pub(crate) fn trust(policy: Policy, peer_provider: &str) -> Result<Trust, Failure> {
+    let machine = machine_name(peer_provider);
+    let sim = roots([machine.as_str()]).map_err(|error| Failure::Untrusted(error.to_string()))?;
+    Ok(Trust { policy, sim: Some(sim) })
+}
+
+/// The simulated machine of a provider: there is one for each, named after it.
+fn machine_name(provider: &str) -> String {
+    let letter = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '.' | '-') => c,
+        _ => '-',
+    };
+    let name: String = provider.chars().take(60).map(letter).collect();
+    if name.is_empty() { "nobody".to_owned() } else { name }
+}
+
+/// Seconds since 1970, as this machine has it: evidence of a session is bound to nonces, not to clocks.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_handover::ServiceId;
+    use dunlin_keep_link::{Limits, SignedPolicy, Tier};
+
+    use super::*;
+
+    const LEDGER: Key = Key([9; 32]);
+
+    fn spec(policy: Digest, signed_policy: Option<SignedPolicy>) -> Spec {
+        Spec {
+            service: ServiceId([7; 16]),
+            name: "shop".to_owned(),
+            module: Digest::of(b"module"),
+            policy,
+            signed_policy,
+            args: Vec::new(),
+            env: Vec::new(),
+            tier: Tier::Cranelift,
+            limits: Limits::default(),
+        }
+    }
+
+    fn owners(module: Digest) -> (SignedPolicy, Digest) {
+        let owner = SigningKey::from_bytes(&[3; 32]).unwrap();
+        let text = format!(
+            r#"
+format = 1
+service = "shop"
+version = 1
+issued = 2026-01-01T00:00:00Z
+expires = 2099-12-31T23:59:59Z
+class_floor = "sim"
+modules = ["sha256:{module}"]
+require_measured_policy = true
+
+[insecure]
+any_measurement = true
+any_provider = true
+
+[sim]
+
+[migration]
+destination = "any_accepted"
+
+[ledger]
+id = "{LEDGER}"
+keys = ["{}"]
+quorum = 1
+"#,
+            owner.verifying_key()
+        );
+        let object = Policy::sign(&text, &owner).unwrap();
+        let signer = owner.verifying_key().to_bytes();
+        (SignedPolicy { object, signer }, Digest::of(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_policy_that_the_record_names_must_come() {
+        let nothing = Digest::of(b"");
+        policy_of(&spec(nothing, None), LEDGER).unwrap();
+        let withheld = policy_of(&spec(Digest::of(b"policy"), None), LEDGER);
+        assert!(matches!(withheld, Err(Failure::Untrusted(_))), "{withheld:?}");
+        let (signed, digest) = owners(Digest::of(b"module"));
+        let policy = policy_of(&spec(digest, Some(signed.clone())), LEDGER).unwrap();
+        assert_eq!(policy.hash(), digest);
+        // Another one than the record names, of the same owner or not.
+        assert!(policy_of(&spec(nothing, Some(signed.clone())), LEDGER).is_err());
+        let (other, other_digest) = owners(Digest::of(b"another module"));
+        assert!(policy_of(&spec(digest, Some(other.clone())), LEDGER).is_err());
+        // One that does not permit the module.
+        let refused = policy_of(&spec(other_digest, Some(other)), LEDGER).unwrap_err();
+        assert!(refused.to_string().contains("does not permit the module"), "{refused}");
+        // And for another service.
+        let mut renamed = spec(digest, Some(signed));
+        renamed.name = "shop2".to_owned();
+        assert!(policy_of(&renamed, LEDGER).is_err());
+    }
+
+    #[test]
+    fn every_provider_has_a_simulated_machine() {
+        for provider in ["", "acme", "Acme & Söhne", &"x".repeat(300)] {
+            roots([machine_name(provider).as_str()]).unwrap();
+        }
+        assert_eq!(machine_name("acme"), "acme");
+    }
+}
