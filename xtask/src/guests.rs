@@ -28,6 +28,7 @@ const RUST: &[&str] = &[
     "pipe",
     "shell",
     "timers",
+    "traveller",
 ];
 /// Rust guests that are also built with vector instructions, as `<name>-simd`.
 const RUST_SIMD: &[&str] = &["kernels"];
@@ -49,6 +50,7 @@ struct CGuest {
 const C: &[CGuest] = &[
     CGuest { name: "memory", library: None, files: &[], flags: &[] },
     CGuest { name: "sort", library: None, files: &[], flags: &[] },
+    CGuest { name: "courier", library: None, files: &[], flags: &["-Wall", "-Wextra", "-Werror"] },
     CGuest {
         name: "sqlite",
         library: Some(("libsqlite3-sys", "sqlite3")),
@@ -88,8 +90,13 @@ const C: &[CGuest] = &[
 /// Builds what changed.
 pub(crate) fn build() -> Result {
     let guests = Guests::new()?;
-    guests.language("rust", &["rust", "Cargo.toml", "Cargo.lock"], &rust_names(), || guests.rust())?;
-    guests.language("c", &["c"], &C.iter().map(|guest| guest.name.to_owned()).collect::<Vec<_>>(), || guests.c())?;
+    guests.language("rust", &["rust", "Cargo.toml", "Cargo.lock", "../../sdk"], &rust_names(), || guests.rust())?;
+    guests.language(
+        "c",
+        &["c", "../../sdk"],
+        &C.iter().map(|guest| guest.name.to_owned()).collect::<Vec<_>>(),
+        || guests.c(),
+    )?;
     guests.language("go", &["go"], &GO.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), || guests.go())
 }
 
@@ -192,6 +199,7 @@ impl Guests {
         for guest in C {
             let mut command = Command::new(&zig);
             command.args(["cc", "--target=wasm32-wasi", "-O2", "-s"]).args(guest.flags);
+            command.arg("-I").arg(root().join("sdk/c"));
             command.arg(self.directory.join("c").join(format!("{}.c", guest.name)));
             if let Some((package, below)) = guest.library {
                 let directory = libraries.get(package).ok_or_else(|| format!("c/sources does not name {package}"))?;

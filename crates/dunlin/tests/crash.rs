@@ -165,6 +165,11 @@ fn matrix(mode: &'static str) {
     ];
     for victim in victims {
         for phase in [1, 3, 5] {
+            // A side that dies while memory is still on its way leaves the service to its owner to recover: docs/keep.md.
+            let lasting = !matches!(victim, Victim::Ledger | Victim::Link);
+            if mode == "postcopy" && phase == 5 && lasting {
+                continue;
+            }
             let row = kill(mode, victim, phase);
             println!(
                 "{:<9} {:<16} killed in {:<24} → runs at {}, counter {}",

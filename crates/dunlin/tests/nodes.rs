@@ -242,6 +242,31 @@ fn an_agent_moves_itself_over_three_nodes() {
     }
 }
 
+/// Programs written with the headers: one that takes everything along, one that takes what it packed.
+#[test]
+fn agents_in_c_and_rust_travel_over_three_nodes() {
+    let cluster = Cluster::new("agents", &["a", "b", "c"]);
+    for (name, printed) in [
+        ("courier", ["\"at a\"", "\"at b\"", "\"nowhere: error 23\"", "\"at c\"", "exited with 3"]),
+        ("traveller", ["", "nowhere: the move was refused", "seen a b c", "", "exited with 3"]),
+    ] {
+        let module = common::built(name);
+        let deploy = ["deploy", module.to_str().unwrap(), "--", "b", "nowhere", "c"];
+        let ran = cluster.ask("a", &deploy);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let until = std::time::Instant::now() + cluster::PATIENCE;
+        let end = Some(("c".to_owned(), "ended".to_owned()));
+        while cluster.place("a", name) != end {
+            assert!(std::time::Instant::now() < until, "{:?}\n{}", cluster.place("a", name), cluster.logs(name));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let log = cluster.logs(name);
+        for printed in printed {
+            assert!(log.contains(printed), "{printed} is missing in:\n{log}");
+        }
+    }
+}
+
 #[test]
 fn a_node_starts_its_services_again_from_its_disk() {
     let mut cluster = Cluster::new("restart", &["a", "b"]);

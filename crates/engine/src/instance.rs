@@ -102,6 +102,11 @@ impl Instance {
         &self.code
     }
 
+    /// The entry that was called last, or in which a restored program stopped.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
+    }
+
     /// A handle with which any thread can stop the program.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()

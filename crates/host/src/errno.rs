@@ -6,6 +6,7 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum Errno {
+    TooBig = 1,
     Acces = 2,
     Addrinuse = 3,
     Addrnotavail = 4,

@@ -183,6 +183,9 @@ pub enum Error {
     /// The trusted surroundings fail.
     #[error("the sealed store of the program cannot be moved")]
     Trust(#[source] crate::trust::TrustError),
+    /// No weak move of the program goes on.
+    #[error("the program does not wait for a weak move that goes on")]
+    NotLeaving,
     /// The host does not offer what the snapshot has open. Nothing has been opened for good.
     #[error("this host lacks what the program has open: {}", missing.join("; "))]
     Missing {

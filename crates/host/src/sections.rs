@@ -34,10 +34,26 @@ pub mod kind {
     pub const MOBILITY: u16 = 12;
     /// Trusted surroundings: results, and the sealed store. Only there when they are offered.
     pub const TRUST: u16 = 13;
+    /// What an earlier instance of the program packed for this one. Only there after a weak move.
+    pub const LUGGAGE: u16 = 14;
 
     /// Every kind, ascending.
-    pub(crate) const ALL: [u16; 13] =
-        [ARGS, CLOCKS, RANDOM, FILES, STREAMS, POLL, SOCKETS, VOLUME, VOLUME_CONTENTS, CARRIED, USAGE, MOBILITY, TRUST];
+    pub(crate) const ALL: [u16; 14] = [
+        ARGS,
+        CLOCKS,
+        RANDOM,
+        FILES,
+        STREAMS,
+        POLL,
+        SOCKETS,
+        VOLUME,
+        VOLUME_CONTENTS,
+        CARRIED,
+        USAGE,
+        MOBILITY,
+        TRUST,
+        LUGGAGE,
+    ];
 }
 
 /// Frozen state of one kind in one version: it lies next to what it is the state of, and once released it never

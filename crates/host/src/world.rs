@@ -14,7 +14,7 @@ use crate::carrier::{CarriedConnection, Carrier};
 use crate::config::{Carry, Config, Connections, Limits, Source};
 use crate::error::Error;
 use crate::interface::Interface;
-use crate::mobility::{self, Mobility, Wishing};
+use crate::mobility::{self, LuggageV1, Mobility, Wishing};
 use crate::preview1::args::Args;
 use crate::preview1::clocks::Clocks;
 use crate::preview1::descriptors::Table;
@@ -46,6 +46,7 @@ pub struct World {
     pub(crate) usage: Option<UsageV1>,
     pub(crate) mobility: Option<Arc<dyn Mobility>>,
     pub(crate) wishing: Wishing,
+    pub(crate) luggage: Option<LuggageV1>,
     pub(crate) trust: Trusted,
 }
 
@@ -79,6 +80,7 @@ impl World {
             usage: None,
             mobility: config.mobility,
             wishing: Wishing::No,
+            luggage: None,
             trust: Trusted::new(config.trust),
         })
     }
@@ -106,7 +108,25 @@ impl World {
         sections.extend(self.usage.as_ref().map(Frozen::section));
         sections.extend(self.wishing.freeze().as_ref().map(Frozen::section));
         sections.extend(self.trust.freeze()?.as_ref().map(Frozen::section));
+        sections.extend(self.luggage.as_ref().map(Frozen::section));
         Ok(sections)
+    }
+
+    /// The same for the world of a new instance of the program, which goes on where this one wished to be, with what it
+    /// packed. Only what a program finds open is open there; files and connections that this one opened are not.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::freeze`], and [`Error::NotLeaving`] unless the program waits for a weak move that goes on.
+    pub fn freeze_for_successor(&mut self) -> Result<Vec<HostSection>, Error> {
+        let luggage = self.wishing.luggage().cloned().ok_or(Error::NotLeaving)?;
+        let aside = self.table.set_aside();
+        let (poll, before) = (self.pending_poll.take(), self.luggage.replace(luggage));
+        let sections = self.freeze();
+        self.luggage = before;
+        self.pending_poll = poll;
+        self.table.put_back(aside);
+        sections
     }
 
     /// A world that continues from a snapshot's `sections`, on what `config` offers.
@@ -130,6 +150,7 @@ impl World {
         let pending_poll = sections.optional()?;
         let usage = sections.optional()?;
         let wishing = Wishing::thaw(sections.optional()?);
+        let luggage = sections.optional()?;
         let volume = volume_state::arriving(&sections, config.volume.as_ref(), &mut missing)?;
         let mut files = Files::thaw(&sections, &config.mounts, &config.limits, &mut table, &mut missing)?;
         sockets::thaw(&sections, &config.listen, &mut table, &mut missing)?;
@@ -156,6 +177,7 @@ impl World {
             usage,
             mobility: config.mobility,
             wishing,
+            luggage,
             trust,
         })
     }

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use dunlin_base::Value;
-use dunlin_base::ValueType::I32;
+use dunlin_base::ValueType::{I32, I64};
 use dunlin_engine::{Flow, Host as _};
-use dunlin_host::{Config, MOBILITY_MODULE, Mobility, Wish, World, kind};
+use dunlin_host::{Config, MOBILITY_MODULE, Mobility, Mount, Wish, World, kind};
 
 #[derive(Debug, Default)]
 struct Mover(Mutex<Vec<(String, Wish)>>);
@@ -18,9 +18,10 @@ impl Mobility for Mover {
         "north".to_owned()
     }
 
-    fn wish(&self, destination: &str) -> io::Result<Wish> {
+    fn wish(&self, destination: &str, weakly: bool) -> io::Result<Wish> {
         let wish = Wish::new()?;
-        self.0.lock().unwrap().push((destination.to_owned(), wish.clone()));
+        let destination = if weakly { format!("{destination}, weakly") } else { destination.to_owned() };
+        self.0.lock().unwrap().push((destination, wish.clone()));
         Ok(wish)
     }
 }
@@ -122,4 +123,71 @@ fn the_call_returns_where_the_wished_move_leads_and_wishes_again_elsewhere() {
         assert_eq!(call(&mut world, "migrate", &mut memory, &[0, 5]), expected);
         assert_eq!(there.0.lock().unwrap().len(), usize::from(expected != Ok(0)));
     }
+}
+
+#[test]
+fn a_successor_finds_the_luggage_and_nothing_that_its_predecessor_opened() {
+    let dir = std::env::temp_dir().join(format!("dunlin-successor-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mover = Arc::new(Mover::default());
+    let mount = || Mount { host: dir.clone(), guest: "/d".to_owned(), writable: true };
+    let config = || Config::new().mobility(mover.clone()).mount(mount());
+    let mut world = World::new(config()).unwrap();
+    let mut memory = b"south: three things".to_vec();
+    memory.resize(64, 0);
+    // A file of its own.
+    let path_open = world
+        .resolve("wasi_snapshot_preview1", "path_open", &[I32, I32, I32, I32, I32, I64, I64, I32, I32], &[I32])
+        .unwrap();
+    let args = [3, 0, 0, 5, 1].map(Value::I32);
+    let args = args.into_iter().chain([Value::I64(0x1f), Value::I64(0x1f), Value::I32(0), Value::I32(52)]);
+    let mut results = [Value::I32(-1)];
+    assert!(matches!(world.call(path_open, &mut memory, &args.collect::<Vec<_>>(), &mut results), Flow::Return));
+    assert_eq!((results[0], memory[52]), (Value::I32(0), 4));
+    assert_eq!(call(&mut world, "luggage", &mut memory, &[20, 8, 48]), Ok(44), "it was not sent by anybody");
+    assert!(world.freeze_for_successor().is_err());
+    world.interrupter()();
+    assert!(matches!(call(&mut world, "migrate-weakly", &mut memory, &[0, 5, 7, 12]), Err(Flow::Reissue)));
+    assert_eq!(mover.0.lock().unwrap()[0].0, "south, weakly");
+    assert!(world.freeze_for_successor().is_err(), "no move fulfils it yet");
+    mover.last().leaves(true);
+    let sections = world.freeze_for_successor().unwrap();
+    // The predecessor is as it was, should the move fail: it has its file, and hears of the failure.
+    assert!(world.freeze().unwrap().iter().all(|section| section.kind != kind::LUGGAGE));
+    mover.last().leaves(false);
+    mover.last().refuse("no");
+    world.clear_interrupt();
+    assert_eq!(call(&mut world, "migrate-weakly", &mut memory, &[0, 5, 7, 12]), Ok(23));
+    // The successor.
+    let mut successor = World::thaw(&sections, config()).unwrap();
+    let fd_close = |world: &mut World, memory: &mut [u8]| {
+        let number = world.resolve("wasi_snapshot_preview1", "fd_close", &[I32], &[I32]).unwrap();
+        let mut results = [Value::I32(-1)];
+        assert!(matches!(world.call(number, memory, &[Value::I32(4)], &mut results), Flow::Return));
+        results[0]
+    };
+    assert_eq!(fd_close(&mut successor, &mut memory), Value::I32(8), "nothing is open there");
+    assert_eq!(fd_close(&mut world, &mut memory), Value::I32(0));
+    assert_eq!(call(&mut successor, "luggage", &mut memory, &[20, 8, 48]), Ok(0));
+    assert_eq!(
+        (&memory[20..29], memory[48]),
+        (&b"three th\0"[..], 12),
+        "as far as there is room, and the whole length"
+    );
+    // It stays with it, wherever it goes as it is.
+    let again = successor.freeze().unwrap();
+    assert!(again.iter().any(|section| section.kind == kind::LUGGAGE && section.mandatory));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn what_is_too_much_to_take_along_is_refused() {
+    let (mut world, mover) = moving();
+    let mut memory = vec![b'x'; 2 << 20];
+    assert_eq!(call(&mut world, "migrate-weakly", &mut memory, &[0, 5, 0, (1 << 20) + 1]), Ok(1));
+    assert_eq!(call(&mut world, "migrate-weakly", &mut memory, &[0, 5, (2 << 20) - 1, 2]), Ok(21));
+    assert_eq!(call(&mut world, "migrate-weakly", &mut memory, &[0, 0, 0, 2]), Ok(28));
+    assert!(mover.0.lock().unwrap().is_empty());
+    let mut nowhere = World::new(Config::new()).unwrap();
+    assert_eq!(call(&mut nowhere, "migrate-weakly", &mut memory, &[0, 5, 0, 3]), Ok(58));
 }

@@ -64,6 +64,7 @@ impl Arrival {
         }));
         let carrier = Arc::new(LinkCarrier::arriving(outbox.clone()));
         let mobility = Arc::new(LinkMobility::new(outbox.clone(), who.node.clone()));
+        desk.listens(mobility.clone());
         let around = Around { carrier, mobility };
         let lodger = Lodger {
             order,

@@ -20,7 +20,8 @@ use crate::migrate::outgoing::text;
 use crate::migrate::{Program, Progress, Source, SourceHandle, SourceReport, SourceRun, Stopped};
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer, Proven};
-use crate::service::Service;
+use crate::service::{Service, world_of};
+use crate::successor::Successor;
 use crate::who::{Who, entropy};
 
 /// How often the node hears how a migration stands.
@@ -38,6 +39,8 @@ pub(crate) struct Departure {
     wish: Option<WishId>,
     service: Arc<Service>,
     outbox: Outbox,
+    /// In a weak move, what leaves instead of the program.
+    successor: Option<Successor>,
 }
 
 impl Departure {
@@ -51,10 +54,12 @@ impl Departure {
     ) -> Result<(Self, SourceHandle), Failure> {
         service.loaded.check_movable()?;
         let wish = order.wish.filter(|_| !order.dry_run);
-        if let Some(wish) = wish {
-            service.around.mobility.leaves(wish);
-        }
-        let tracker = watch(service)?;
+        let weakly = wish.is_some_and(|wish| service.around.mobility.leaves(wish));
+        let mut successor = weakly.then(|| Successor::new(&service.loaded, &service.spec)).transpose()?;
+        let tracker = match &mut successor {
+            Some(successor) => successor.tracker()?,
+            None => watch(service)?,
+        };
         let most = service.spec.limits.memory_bytes / PAGE_SIZE as u64;
         let memories = (0..tracker.memories()).map(|index| {
             let pages = tracker.size(index).div_ceil(PAGE_SIZE as u64);
@@ -93,15 +98,22 @@ impl Departure {
             told.send(&Report::Phase(Phase { migration, name: name.to_owned() }));
         }));
         let (service, outbox, order) = (service.clone(), outbox.clone(), order.order);
-        Ok((Self { run, progress, order, migration, wish, service, outbox }, handle))
+        Ok((Self { run, progress, order, migration, wish, service, outbox, successor }, handle))
     }
 
     /// Moves the service: what the node is to hear of it, and whether the service is here.
     pub(crate) fn run(self, peer: Peer, post: Post) -> Result<(Left, bool), Failure> {
-        let Self { run, progress, order, migration, wish, service, outbox } = self;
+        let Self { run, progress, order, migration, wish, service, outbox, successor } = self;
         let reports = report_progress(migration, progress.clone(), outbox.clone());
-        let mut leaving =
-            Leaving { service: &service, outbox: &outbox, progress: &progress, order, migration, told: false };
+        let mut leaving = Leaving {
+            service: &service,
+            outbox: &outbox,
+            progress: &progress,
+            order,
+            migration,
+            told: false,
+            successor,
+        };
         let report = run.run(&mut leaving, peer.stream, Box::new(post));
         drop(reports);
         let SourceReport { outcome, statistics, .. } = match report {
@@ -177,6 +189,7 @@ struct Leaving<'a> {
     order: OrderId,
     migration: MigrationId,
     told: bool,
+    successor: Option<Successor>,
 }
 
 impl Program for Leaving<'_> {
@@ -185,7 +198,14 @@ impl Program for Leaving<'_> {
     }
 
     fn rest(&mut self) -> Result<Vec<u8>, String> {
-        self.service.runner.look(|instance, resident| resident.rest(instance))?
+        let Some(successor) = &mut self.successor else {
+            return self.service.runner.look(|instance, resident| resident.rest(instance))?;
+        };
+        let host = self.service.runner.look(|instance, _| {
+            let world = world_of(instance).ok_or("the program's world is gone")?;
+            world.freeze_for_successor().map_err(|error| text(&error))
+        });
+        successor.rest(host??)
     }
 
     fn go_on(&mut self, epoch: u64) {

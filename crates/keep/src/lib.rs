@@ -20,6 +20,7 @@ mod outbox;
 mod peer;
 mod service;
 mod states;
+mod successor;
 mod trust;
 mod who;
 

@@ -21,7 +21,8 @@ pub(crate) struct LinkMobility {
 #[derive(Debug, Default)]
 struct Open {
     last: u64,
-    wishes: BTreeMap<WishId, Wish>,
+    /// Each with whether a new instance is to leave for it.
+    wishes: BTreeMap<WishId, (Wish, bool)>,
 }
 
 /// Most wishes without an answer that are remembered.
@@ -34,17 +35,18 @@ impl LinkMobility {
 
     /// The program stays here.
     pub(crate) fn refuse(&self, id: WishId, why: &str) {
-        if let Some(wish) = self.open().wishes.remove(&id) {
+        if let Some((wish, _)) = self.open().wishes.remove(&id) {
             wish.leaves(false);
             wish.refuse(why);
         }
     }
 
-    /// A move that fulfils the wish begins.
-    pub(crate) fn leaves(&self, id: WishId) {
-        if let Some(wish) = self.open().wishes.get(&id) {
-            wish.leaves(true);
-        }
+    /// A move that fulfils the wish begins. Whether it is to be a weak one.
+    pub(crate) fn leaves(&self, id: WishId) -> bool {
+        let open = self.open();
+        let Some((wish, weakly)) = open.wishes.get(&id) else { return false };
+        wish.leaves(true);
+        *weakly
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -57,12 +59,12 @@ impl Mobility for LinkMobility {
         self.node.clone()
     }
 
-    fn wish(&self, destination: &str) -> io::Result<Wish> {
+    fn wish(&self, destination: &str, weakly: bool) -> io::Result<Wish> {
         let wish = Wish::new()?;
         let mut open = self.open();
         open.last += 1;
         let id = WishId(open.last);
-        open.wishes.insert(id, wish.clone());
+        open.wishes.insert(id, (wish.clone(), weakly));
         while open.wishes.len() > MOST {
             open.wishes.pop_first();
         }

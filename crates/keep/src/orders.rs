@@ -108,6 +108,8 @@ struct Migration {
 struct State {
     doing: Doing,
     service: Option<Arc<Service>>,
+    /// Of the program that runs here or is about to: it may wish before anybody else knows that it runs.
+    mobility: Option<Arc<LinkMobility>>,
     migration: Option<Migration>,
 }
 
@@ -139,7 +141,7 @@ pub fn serve(channel: Channel, mut confinement: Confinement) -> Result<(), KeepE
         public_key: instance.public().spki().to_vec(),
     }));
     let post = Post::new(outbox.clone());
-    let state = Mutex::new(State { doing: Doing::Waiting, service: None, migration: None });
+    let state = Mutex::new(State { doing: Doing::Waiting, service: None, mobility: None, migration: None });
     let desk = Arc::new(Desk { outbox, post, state, changed: Condvar::new() });
     let mut clerk = Clerk { desk, gate: Gate::new(), instance: Some(instance), who: None, confinement };
     while let Some(Received { bytes, descriptors }) = channel.receive()? {
@@ -199,9 +201,9 @@ impl Clerk {
             }
             Order::Attest(Challenge { order, nonce }) => self.attest(order, nonce),
             Order::WishRefused(refused) => {
-                let service = desk.state().service.clone();
-                if let Some(service) = service {
-                    service.around.mobility.refuse(refused.wish, &refused.text);
+                let mobility = desk.state().mobility.clone();
+                if let Some(mobility) = mobility {
+                    mobility.refuse(refused.wish, &refused.text);
                 }
                 return;
             }
@@ -233,6 +235,7 @@ impl Clerk {
                 let asked = Instant::now();
                 let carrier = Arc::new(LinkCarrier::fresh(desk.outbox.clone()));
                 let mobility = Arc::new(LinkMobility::new(desk.outbox.clone(), who.node.clone()));
+                desk.listens(mobility.clone());
                 let around = Around { carrier, mobility };
                 let started = Office::new(desk.post.clone(), who, spec.service)
                     .and_then(|mut office| Service::start(spec, given, around, &mut office));
@@ -473,6 +476,11 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure
 impl Desk {
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// Who hears what becomes of the wishes of the program that is about to run.
+    pub(crate) fn listens(&self, mobility: Arc<LinkMobility>) {
+        self.state().mobility = Some(mobility);
     }
 
     /// A program runs here from now on.

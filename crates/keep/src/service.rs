@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_base::Digest;
-use dunlin_engine::{Entry, Instance};
+use dunlin_engine::Instance;
 use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::{CarriedConnection, World};
 use dunlin_instrument::PASS_VERSION;
@@ -22,6 +22,7 @@ use crate::migrate::{Resident, Runner, Shelf};
 use crate::offer::{Around, Given, Loaded, limits};
 use crate::office::{Applied, Office};
 use crate::states::States;
+use crate::successor::entries;
 use crate::trust::policy_of;
 
 /// A running service.
@@ -106,13 +107,14 @@ impl Service {
         let inside = Arc::new(Inside::default());
         inside.version.store(record.version, Ordering::SeqCst);
         inside.measure(&mut instance);
+        let entries = entries(instance.entry());
         let stop = instance.stop_handle();
         if let Some(world) = world_of(&mut instance) {
             world.clear_interrupt();
             stop.on_request(Box::new(world.interrupter()));
         }
         let resident = Box::new(Tenant(inside.clone()));
-        let runner = Runner::start(instance, Entry::command(), restored, resident).map_err(|error| match error {
+        let runner = Runner::start(instance, entries, restored, resident).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
         })?;
         if let Some(percent) = spec.limits.cpu_percent {
@@ -230,6 +232,22 @@ impl Inside {
     }
 }
 
+/// The state of a stopped instance besides memory, as it travels and is stored.
+pub(crate) fn rest_of(instance: &Instance, state: dunlin_snapshot::State) -> Result<Vec<u8>, String> {
+    let map = instance.code().map().ok_or("the program cannot be captured")?;
+    let snapshot = Snapshot {
+        module: Module { digest: map.module, embedded: None },
+        map_digest: map.digest(),
+        pass_version: PASS_VERSION,
+        // Whoever takes the state has compiled the module already.
+        features: Features::default(),
+        product: None,
+        state,
+        extra: Vec::new(),
+    };
+    dunlin_snapshot::rest(&snapshot).map_err(|error| text(&error))
+}
+
 /// The world in which an instance runs.
 pub(crate) fn world_of(instance: &mut Instance) -> Option<&mut World> {
     let host: &mut dyn Any = instance.host_mut();
@@ -246,23 +264,12 @@ impl Resident for Tenant {
 
     fn rest(&mut self, instance: &mut Instance) -> Result<Vec<u8>, String> {
         self.0.measure(instance);
-        let map = instance.code().map().ok_or("the program cannot be captured")?.clone();
         let mut state = instance.capture_rest().map_err(|error| text(&error))?;
         let world = world_of(instance).ok_or("the program's world is gone")?;
         let carried = world.carried();
         state.host = world.freeze().map_err(|error| text(&error))?;
         *self.0.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
-        let snapshot = Snapshot {
-            module: Module { digest: map.module, embedded: None },
-            map_digest: map.digest(),
-            pass_version: PASS_VERSION,
-            // Whoever takes the state has compiled the module already.
-            features: Features::default(),
-            product: None,
-            state,
-            extra: Vec::new(),
-        };
-        dunlin_snapshot::rest(&snapshot).map_err(|error| text(&error))
+        rest_of(instance, state)
     }
 
     fn go_on(&mut self, instance: &mut Instance) {

@@ -24,6 +24,9 @@ use crate::record::{Document, Place, Record, Wanted};
 use crate::service::Service;
 use crate::verbs;
 
+/// How long an arrival that was given up may take to be over; another one waits for that.
+const WINDING_UP: std::time::Duration = std::time::Duration::from_secs(8);
+
 /// Keeps that get or got a service by a move, for those whose link is lost.
 #[derive(Debug, Default)]
 pub(crate) struct Moves(Mutex<HashMap<String, Weak<Keep>>>);
@@ -95,7 +98,7 @@ async fn prepare(
             Ok(service) => (service, true),
             Err(_) => (node.add(Record::new(document.clone(), Wanted::Running, place.clone()))?, false),
         };
-        let leave = service.begin("an arrival").await?;
+        let leave = service.begin_within(WINDING_UP, "an arrival").await?;
         // Whoever was at it may have undone an arrival, and with it the service.
         if node.service(&document.name).is_ok_and(|known| Arc::ptr_eq(&known, &service)) {
             let before = before.then(|| service.record());

@@ -94,7 +94,16 @@ impl Service {
     /// Leave to change what the service does; an error if somebody else is at it for more than a moment. A move that has
     /// come to its end at one node may need that moment at the other.
     pub(crate) async fn begin(&self, what: &'static str) -> Result<OwnedMutexGuard<()>, NodeError> {
-        let Ok(leave) = tokio::time::timeout(A_MOMENT, self.gate.clone().lock_owned()).await else {
+        self.begin_within(A_MOMENT, what).await
+    }
+
+    /// The same with another patience.
+    pub(crate) async fn begin_within(
+        &self,
+        patience: std::time::Duration,
+        what: &'static str,
+    ) -> Result<OwnedMutexGuard<()>, NodeError> {
+        let Ok(leave) = tokio::time::timeout(patience, self.gate.clone().lock_owned()).await else {
             return Err(NodeError::Busy { service: self.name.clone(), what: (*lock(&self.doing)).to_owned() });
         };
         *lock(&self.doing) = what;

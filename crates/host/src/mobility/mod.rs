@@ -4,6 +4,9 @@
 //! `migrate` blocks until the program is elsewhere, or somebody says why not. The stop that a move needs ends the call, as
 //! it ends every call that blocks; issued again at the destination, it returns. State: that the program has left because it
 //! wished to. Only there when it did.
+//!
+//! `migrate-weakly` takes less along: a new instance of the program begins in its export `arrive` at the destination, and
+//! `luggage` gives it the bytes that the old one packed. State: these bytes, from then on.
 
 mod wish;
 
@@ -25,6 +28,8 @@ pub const MODULE: &str = "dunlin:agent/mobility";
 
 /// Longest name of a destination, in bytes.
 const MAX_DESTINATION: u32 = 256;
+/// The most that a weak move takes along, in bytes.
+const MAX_LUGGAGE: u32 = 1 << 20;
 
 /// The wish of a program at a freeze: it has one, and this is the move that fulfils it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,27 @@ impl Frozen for LeftV1 {
     }
 }
 
+/// What an earlier instance of the program packed for this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LuggageV1(pub(crate) Vec<u8>);
+
+impl Frozen for LuggageV1 {
+    const KIND: u16 = kind::LUGGAGE;
+    const VERSION: u16 = 1;
+
+    fn write(&self, writer: &mut Writer) {
+        writer.bytes(&self.0);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let bytes = reader.bytes()?;
+        if bytes.len() > MAX_LUGGAGE as usize {
+            return Err(reader.invalid("luggage"));
+        }
+        Ok(Self(bytes.to_vec()))
+    }
+}
+
 /// What a program wishes.
 #[derive(Debug, Default)]
 pub(crate) enum Wishing {
@@ -51,6 +77,8 @@ pub(crate) enum Wishing {
     No,
     /// To be elsewhere.
     Waits(Wish),
+    /// That a new instance is elsewhere, with this.
+    WaitsWeakly(Wish, LuggageV1),
     /// It is where it wished to be, and its call has not returned yet.
     Arrived,
 }
@@ -63,9 +91,17 @@ impl Wishing {
     /// A wish that no move fulfils at this moment is not state: the call is issued again, and wishes again.
     pub(crate) fn freeze(&self) -> Option<LeftV1> {
         match self {
-            Self::No => None,
+            Self::No | Self::WaitsWeakly(..) => None,
             Self::Waits(wish) => wish.is_leaving().then_some(LeftV1),
             Self::Arrived => Some(LeftV1),
+        }
+    }
+
+    /// What a weak move that goes on now takes along.
+    pub(crate) fn luggage(&self) -> Option<&LuggageV1> {
+        match self {
+            Self::WaitsWeakly(wish, luggage) => wish.is_leaving().then_some(luggage),
+            _ => None,
         }
     }
 }
@@ -77,6 +113,8 @@ pub(crate) static INTERFACE: Interface = Interface {
     functions: &[
         Function { name: "migrate", params: &[I32; 2], run: migrate },
         Function { name: "where-am-i", params: &[I32; 3], run: where_am_i },
+        Function { name: "migrate-weakly", params: &[I32; 4], run: migrate_weakly },
+        Function { name: "luggage", params: &[I32; 3], run: luggage },
     ],
 };
 
@@ -94,8 +132,8 @@ fn migrate(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Re
             world.wishing = Wishing::No;
             return Ok(());
         }
-        Wishing::Waits(_) => {}
-        Wishing::No => world.wishing = Wishing::Waits(mobility.wish(&destination)?),
+        Wishing::Waits(_) | Wishing::WaitsWeakly(..) => {}
+        Wishing::No => world.wishing = Wishing::Waits(mobility.wish(&destination, false)?),
     }
     let Wishing::Waits(wish) = &world.wishing else { return Err(Errno::Inval.into()) };
     if wish.refusal().is_none() {
@@ -103,6 +141,40 @@ fn migrate(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Re
     }
     world.wishing = Wishing::No;
     Err(Errno::Hostunreach.into())
+}
+
+/// `(destination: pointer, length, data: pointer, length) -> errno`: does not return if a new instance goes on elsewhere;
+/// errors as `migrate`, and `E2BIG` for more than a mebibyte.
+fn migrate_weakly(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
+    let (pointer, length) = (params.u32(0), params.u32(1));
+    if length == 0 || length > MAX_DESTINATION {
+        return Err(Errno::Inval.into());
+    }
+    let destination = memory.text(pointer, length)?.to_owned();
+    if params.u32(3) > MAX_LUGGAGE {
+        return Err(Errno::TooBig.into());
+    }
+    let packed = memory.at(&memory.range(params.u32(2), params.u32(3), 1)?).to_vec();
+    let mobility = world.mobility.as_ref().ok_or(Errno::Notsup)?;
+    if let Wishing::No = &world.wishing {
+        world.wishing = Wishing::WaitsWeakly(mobility.wish(&destination, true)?, LuggageV1(packed));
+    }
+    let Wishing::WaitsWeakly(wish, _) = &world.wishing else { return Err(Errno::Inval.into()) };
+    if wish.refusal().is_none() {
+        world.waker.wait_for(wish.event(), PollFlags::IN, false)?;
+    }
+    world.wishing = Wishing::No;
+    Err(Errno::Hostunreach.into())
+}
+
+/// `(buffer: pointer, length, written: pointer) -> errno`: what the instance before this one packed, as far as there is
+/// room; `written` gets the whole length. `ENOENT` for an instance that did not arrive by a weak move.
+fn luggage(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
+    let (pointer, length, written) = (params.u32(0), params.u32(1), params.u32(2));
+    memory.range(written, 1, 4)?;
+    let LuggageV1(packed) = world.luggage.as_ref().ok_or(Errno::Noent)?;
+    memory.write(pointer, packed.get(..length as usize).unwrap_or(packed))?;
+    Ok(memory.write_u32(written, packed.len() as u32)?)
 }
 
 /// `(buffer: pointer, length, written: pointer) -> errno`: the name of the place, as far as there is room; `written` gets the

@@ -13,11 +13,12 @@ pub trait Mobility: fmt::Debug + Send + Sync {
     /// What people call the place where the program is.
     fn here(&self) -> String;
 
-    /// The program wishes to be at `destination`, a name or whatever is understood there.
+    /// The program wishes to be at `destination`, a name or whatever is understood there: as it is, or, if `weakly`, as a
+    /// new instance with what it packed.
     ///
     /// # Errors
     /// When nobody can be asked.
-    fn wish(&self, destination: &str) -> io::Result<Wish>;
+    fn wish(&self, destination: &str, weakly: bool) -> io::Result<Wish>;
 }
 
 /// A wish that is open. Clones are the same wish.

@@ -135,6 +135,21 @@ impl Table {
         Ok(())
     }
 
+    /// Takes out everything that the program opened itself, to be put back.
+    pub(crate) fn set_aside(&mut self) -> BTreeMap<u32, Descriptor> {
+        let is_found = |descriptor: &Descriptor| match &descriptor.object {
+            Object::Stdin | Object::Stdout | Object::Stderr | Object::Listener(_) => true,
+            Object::Directory(directory) => directory.preopened,
+            Object::File(_) | Object::Connection(_) => false,
+        };
+        self.open.extract_if(.., |_, descriptor| !is_found(descriptor)).collect()
+    }
+
+    /// Puts back what was set aside.
+    pub(crate) fn put_back(&mut self, aside: BTreeMap<u32, Descriptor>) {
+        self.open.extend(aside);
+    }
+
     /// All open descriptors, ascending.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (DescriptorV1, &Object)> {
         self.open.iter().map(|(fd, Descriptor { common, object })| (DescriptorV1 { fd: *fd, common: *common }, object))
