@@ -263,9 +263,23 @@ impl Generator {
     }
 
     fn path(&mut self) -> [Value; 2] {
+        let index = self.name();
+        self.path_at(index)
+    }
+
+    /// A path that does not end with a slash.
+    fn bare_path(&mut self) -> [Value; 2] {
+        let index = self.name();
+        if self.names[index].ends_with('/') { self.bare_path() } else { self.path_at(index) }
+    }
+
+    fn name(&mut self) -> usize {
         // The first ones are there or can be there.
         let most = if self.numbers.below(2) == 0 { 7 } else { self.names.len() as u64 };
-        let index = self.numbers.below(most) as usize;
+        self.numbers.below(most) as usize
+    }
+
+    fn path_at(&self, index: usize) -> [Value; 2] {
         let address = at::PATHS + index as u32 * at::PATH_SIZE;
         [i32(address as i32), i32(self.names[index].len() as i32)]
     }
@@ -397,7 +411,8 @@ impl Generator {
                 let rest = vec![buffer, i32(room), result];
                 plain("path_readlink", [vec![i32(self.directory())], self.path().to_vec(), rest].concat())
             }
-            36 => plain("path_remove_directory", [vec![i32(self.directory())], self.path().to_vec()].concat()),
+            // A slash at the end means `/.` to Wasmtime's, which cannot be removed; to ours, as to the system, nothing.
+            36 => plain("path_remove_directory", [vec![i32(self.directory())], self.bare_path().to_vec()].concat()),
             37 => {
                 let (from, to) = (self.path(), self.path());
                 plain("path_rename", [vec![i32(3)], from.to_vec(), vec![i32(self.directory())], to.to_vec()].concat())

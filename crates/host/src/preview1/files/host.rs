@@ -181,7 +181,9 @@ impl HostDirectory {
     }
 
     pub(super) fn remove_directory(&self, path: &str) -> Result<(), Errno> {
-        Ok(self.dir.remove_dir(path)?)
+        // `cap-std` takes a slash at the end for `/.`, which cannot be removed.
+        let bare = path.trim_end_matches('/');
+        Ok(self.dir.remove_dir(if bare.is_empty() { path } else { bare })?)
     }
 
     pub(super) fn unlink(&self, path: &str) -> Result<(), Errno> {
