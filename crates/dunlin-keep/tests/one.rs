@@ -89,9 +89,10 @@ fn another_module_than_announced_is_refused_and_nothing_is_claimed() {
     keep.start_service(&spec, Origin::First, Vec::new());
     assert_eq!(keep.failed().code, FailCode::Module);
     spec.module = Digest::of(&world.wasm);
+    // One that the node names and does not bring.
     spec.policy = Digest::of(b"another policy");
     keep.start_service(&spec, Origin::First, Vec::new());
-    assert_eq!(keep.failed().code, FailCode::Invalid);
+    assert_eq!(keep.failed().code, FailCode::Untrusted);
     assert_eq!(world.record().status, Status::Created);
 }
 
