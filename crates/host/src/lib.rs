@@ -33,7 +33,7 @@
 //! * `fd_allocate`, `fd_fdstat_set_rights`, synchronous writes, the socket functions, the flags of standard streams and the
 //!   times of an opened directory, which Wasmtime refuses, work;
 //! * a descriptor gets the lowest free number;
-//! * a directory can be removed by a path that ends with a slash;
+//! * a directory can be synchronised, and removed by a path that ends with a slash;
 //! * a directory is listed in the order of names, and a listing that has begun does not change;
 //! * reading no bytes of a stream is no error, and a poll tells how many bytes there are, none at the end;
 //! * from an opened directory, files can be opened for writing;

@@ -537,6 +537,10 @@ fn compare(pair: &mut Pair, call: &Call, ours: End, peer: End, seen: &mut Seen) 
             note("flags of streams");
             return Ok(false);
         }
+        ("fd_sync" | "fd_datasync", End::Errno(SUCCESS), End::Errno(BADF)) => {
+            note("synchronising directories");
+            return Ok(true);
+        }
         ("fd_filestat_set_times", End::Errno(SUCCESS), End::Errno(BADF)) => {
             note("times of directories");
             return Ok(true);
@@ -700,6 +704,7 @@ fn generated_calls_have_the_same_effects() {
             "all buffers of a read or write",
             "fd_allocate",
             "listings in order",
+            "synchronising directories",
             "synchronous writes",
         ];
         for difference in expected {

@@ -149,7 +149,7 @@ pub(crate) fn fd_sync(world: &mut World, _: &mut Memory<'_>, params: Params<'_>)
 }
 
 /// Makes contents durable, or the names in a directory: whoever replaces a file or takes one away wants both. A directory
-/// says of no such right, in Wasmtime's implementation as here, and none is needed.
+/// says of no such right, and none is needed. Wasmtime's implementation refuses; databases that delete their journal need it.
 fn sync(world: &World, fd: u32, right: u64, data: bool) -> Result<(), Errno> {
     match &world.table.get(fd, 0)?.object {
         Object::Directory(directory) => directory.tree.sync(),
