@@ -123,6 +123,16 @@ pub fn roots<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<SimRoots, A
     Ok(SimRoots { keys: keys.collect::<Result<_, _>>()?, ..SimRoots::default() })
 }
 
+/// The simulated machine of a provider: there is one for each, named after it.
+pub fn machine_of(provider: &str) -> String {
+    let letter = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '.' | '-') => c,
+        _ => '-',
+    };
+    let name: String = provider.chars().take(60).map(letter).collect();
+    if name.is_empty() { "nobody".to_owned() } else { name }
+}
+
 /// The key of a simulated machine follows from its name: whoever looks for a secret in a simulation finds none.
 fn key_of(name: &str) -> Result<SigningKey, AttesterError> {
     let mut hash = Hasher::default();

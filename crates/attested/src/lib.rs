@@ -37,5 +37,5 @@ pub use config::{Config, InstanceSigner, SessionFacts, Side, Terms, Trust};
 pub use drive::{DriveError, run};
 pub use handshake::{Action, Done, Handshake};
 pub use message::{Attest, Challenge, MAX_MESSAGE, Message, VERSION, Verdict};
-pub use open_policy::open_policy;
+pub use open_policy::{open_policy, policy_in_force};
 pub use refusal::{Check, Party, Reason, Refused};

@@ -1,6 +1,6 @@
-//! The policy of a service whose owner gave none.
+//! The policy of a service: its owner's, or the one of a service whose owner gave none.
 
-use dunlin_attest::{Policy, PolicyError, SigningKey};
+use dunlin_attest::{Policy, PolicyError, SigningKey, VerifyingKey};
 use dunlin_base::Digest;
 use dunlin_handover::{Key, ServiceId};
 
@@ -44,4 +44,21 @@ quorum = 1
 "#
     );
     Policy::verify(&Policy::sign(&text, &nobody)?, &service.to_string(), &[key], None)
+}
+
+/// The policy under which a service runs: what its owner signed (the object, and the signer's point), or the open one.
+/// Whether it is in force is for the caller to see: the ledger's record names the digest of the one that is.
+///
+/// # Errors
+/// [`PolicyError`] when what was signed is not a policy of this signer for a service of this name.
+pub fn policy_in_force(
+    name: &str,
+    service: ServiceId,
+    module: &Digest,
+    ledger: Key,
+    signed: Option<(&[u8], &[u8])>,
+) -> Result<Policy, PolicyError> {
+    let Some((object, signer)) = signed else { return open_policy(service, module, ledger) };
+    let signer = VerifyingKey::from_bytes(signer).map_err(|error| PolicyError::Contradiction(error.to_string()))?;
+    Policy::verify(object, name, &[signer], None)
 }

@@ -1,11 +1,12 @@
 //! The instance's side, step by step. Each step is a type, so that none can be left out.
 
 use core::fmt;
+use std::sync::Arc;
 
-use dunlin_attest::{BindingContext, Bytes, Endorsements, Evidence, Role, SigningKey, VerifyingKey};
+use dunlin_attest::{BindingContext, Bytes, Endorsements, Evidence, Policy, Role, SigningKey, VerifyingKey};
 use dunlin_base::Digest;
 use dunlin_handover::codec::Wire as _;
-use dunlin_handover::{Nonce, ServiceId};
+use dunlin_handover::{Key, Nonce, ServiceId};
 use dunlin_seal::EpochKey;
 use zeroize::Zeroizing;
 
@@ -26,7 +27,7 @@ pub struct Party {
     /// The instance's signing key.
     pub instance: SigningKey,
     /// The key to which answers are encrypted.
-    pub kem: KemKey,
+    pub kem: Arc<KemKey>,
     /// The module that runs.
     pub module: Digest,
     /// The policy in force.
@@ -35,8 +36,34 @@ pub struct Party {
     pub provider: String,
     /// The ledger's name.
     pub ledger: String,
-    /// The keys of the brokers that the policy names.
-    pub brokers: Vec<VerifyingKey>,
+    /// Whose answers count.
+    pub brokers: Brokers,
+}
+
+/// The keys by which an instance knows its broker. They come from the policy, never from whoever carries the messages.
+#[derive(Debug, Clone)]
+pub enum Brokers {
+    /// Those that the policy names.
+    Named(Vec<VerifyingKey>),
+    /// The policy names none: whoever keeps the ledger is the broker, too, and signs with the ledger's key.
+    Ledger(Key),
+}
+
+impl Brokers {
+    /// As `policy` has it. `ledger` is the key of the ledger in force.
+    pub fn of(policy: &Policy, ledger: Key) -> Self {
+        match &policy.document().broker {
+            Some(broker) => Self::Named(broker.keys.clone()),
+            None => Self::Ledger(ledger),
+        }
+    }
+
+    fn know(&self, key: &VerifyingKey) -> bool {
+        match self {
+            Self::Named(keys) => keys.contains(key),
+            Self::Ledger(ledger) => keys::ledger_name(key) == *ledger,
+        }
+    }
 }
 
 /// What came of a question.
@@ -90,7 +117,7 @@ impl<'a> Fetch<'a> {
             Message::Refusal(refusal) => return Err(refusal.reason.into()),
             other => return Err(FetchError::Unexpected(other.name())),
         };
-        let known = |key: &VerifyingKey| self.party.brokers.contains(key);
+        let known = |key: &VerifyingKey| self.party.brokers.know(key);
         let broker = challenge.broker().filter(known).ok_or(FetchError::WrongBroker)?;
         let exporter = envelope::exporter(&broker, challenge.session, &self.nonce.0, &challenge.nonce.0, &self.channel);
         let party = self.party;

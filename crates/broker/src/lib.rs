@@ -34,7 +34,7 @@ mod server;
 mod transport;
 mod vault;
 
-pub use client::{Asked, Challenged, Fetch, Party, Released};
+pub use client::{Asked, Brokers, Challenged, Fetch, Party, Released};
 pub use envelope::KemKey;
 pub use error::{FetchError, VaultError};
 pub use keys::{ledger_name, signing_key};

@@ -5,7 +5,7 @@ mod common;
 use common::{Instance, NOW, ROOT, SECRET, SERVICE, TestKey, World, ledger_key, module, policy, root, signing};
 use dunlin_attest::Endorsements;
 use dunlin_base::Digest;
-use dunlin_broker::{Denied, Fetch, FetchError, KemKey, Message, Released, Want};
+use dunlin_broker::{Brokers, Denied, Fetch, FetchError, KemKey, Message, Released, Want};
 use dunlin_handover::Nonce;
 use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::Reading;
@@ -331,13 +331,13 @@ fn sessions_end_in_time_and_are_limited() {
 #[test]
 fn a_broker_that_the_policy_does_not_name_is_told_nothing() {
     let mut one = Instance::new("one");
-    one.party.brokers = vec![signing(4).verifying_key()];
+    one.party.brokers = Brokers::Named(vec![signing(4).verifying_key()]);
     let mut world = World::held_by(&one);
     assert!(matches!(world.ask(&one, secret()), Err(FetchError::WrongBroker)));
     assert_eq!(world.wire.len(), 2, "hello and challenge: no evidence was sent");
     // One that imitates the named one has not its key to sign with.
     let mut one = Instance::new("one");
-    one.party.brokers = vec![common::broker_key()];
+    one.party.brokers = Brokers::Named(vec![common::broker_key()]);
     let mut world = World::held_by(&one);
     let (fetch, hello) = Fetch::begin(&one.party, secret(), Nonce([1; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello)).unwrap();

@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Machine, World, collector, file_with, guest, listener};
@@ -85,10 +86,17 @@ fn another_module_than_announced_is_refused_and_nothing_is_claimed() {
     let machine = Machine::new(&world, "a");
     let keep = machine.keep();
     let mut spec = world.spec(&["copy"]);
+    // One that the ledger's record does not stand for.
     spec.module = Digest::of(b"another");
     keep.start_service(&spec, Origin::First, Vec::new());
-    assert_eq!(keep.failed().code, FailCode::Module);
+    assert_eq!(keep.failed().code, FailCode::Untrusted);
     spec.module = Digest::of(&world.wasm);
+    // Other bytes than it names.
+    let mut liar = machine.clone();
+    liar.world.wasm = Arc::new(b"another".to_vec());
+    let other = liar.keep();
+    other.start_service(&spec, Origin::First, Vec::new());
+    assert_eq!(other.failed().code, FailCode::Module);
     // One that the node names and does not bring.
     spec.policy = Digest::of(b"another policy");
     keep.start_service(&spec, Origin::First, Vec::new());

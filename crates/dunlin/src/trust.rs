@@ -14,8 +14,8 @@ use dunlin_attest::{Attester as _, BindingContext, Bytes, Policy, Role, SigningK
 use dunlin_attest_sim::SimAttester;
 use dunlin_base::{Digest, Hasher};
 use dunlin_broker::{
-    Broker, Denied, FetchError, KemKey, Party, ReleaseLog, Released, Roots, Surroundings, Vault, Want, ledger_name,
-    signing_key,
+    Broker, Brokers, Denied, FetchError, KemKey, Party, ReleaseLog, Released, Roots, Surroundings, Vault, Want,
+    ledger_name, signing_key,
 };
 use dunlin_engine::{Engine, Entry, Instance, Outcome, Settings, Tier};
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Recovery, Request, Signer as _};
@@ -131,12 +131,12 @@ impl Embedded {
             name: policy.document().service.clone(),
             epoch: EPOCH,
             instance: attest_key(&instance)?,
-            kem: KemKey::from_seed(&Zeroizing::new(random()?)),
+            kem: Arc::new(KemKey::from_seed(&Zeroizing::new(random()?))),
             module,
             policy: policy.hash(),
             provider: MACHINE.to_owned(),
             ledger: MACHINE.to_owned(),
-            brokers: vec![broker_key.verifying_key()],
+            brokers: Brokers::of(&policy, ledger_key.key()),
         };
         let (broker, log, ledger) = (Mutex::new(broker), Mutex::new(log), EmbeddedLedger(Mutex::new(ledger)));
         let ask = || ask(&party, &attester, &broker, &log, &ledger, Want::Keys);

@@ -16,7 +16,8 @@ mod spec;
 pub use channel::{Channel, ChannelError, Received};
 pub use gate::{Gate, OutOfOrder};
 pub use order::{
-    About, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Start, Stop, StopHow, WishRefused,
+    About, BrokerCall, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Start, Stop, StopHow,
+    WishRefused,
 };
 pub use packet::{MAX_DESCRIPTORS, MAX_PACKET, Packet, PacketError, Versions};
 pub use report::{

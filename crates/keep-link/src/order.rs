@@ -43,6 +43,8 @@ messages! {
         LedgerReply(LedgerReply) = 48,
         /// The program's wish to move is not met.
         WishRefused(WishRefused) = 49,
+        /// A stream to the broker; it ends at once if there is no way to one.
+        Broker(BrokerCall) = 50,
         /// Say how things stand.
         Query(Call) = 64,
     }
@@ -54,7 +56,7 @@ impl Order {
         match self {
             Self::Start(start) => start.offered.roles().len(),
             Self::MigrateIn(migrate) => migrate.offered.roles().len(),
-            Self::MigrateOut(_) | Self::Reconnect(_) => 1,
+            Self::MigrateOut(_) | Self::Reconnect(_) | Self::Broker(_) => 1,
             Self::Identity(_)
             | Self::Checkpoint(_)
             | Self::Stop(_)
@@ -77,7 +79,7 @@ impl Order {
             Self::MigrateOut(migrate) => Some(migrate.order),
             Self::MigrateIn(migrate) => Some(migrate.order),
             Self::Cancel(about) | Self::Reconnect(about) => Some(about.order),
-            Self::LedgerReply(_) | Self::WishRefused(_) => None,
+            Self::LedgerReply(_) | Self::WishRefused(_) | Self::Broker(_) => None,
         }
     }
 }
@@ -101,6 +103,15 @@ pub struct Challenge {
 }
 
 wire_struct!(Challenge, "challenge", { order, nonce });
+
+/// A keep's call for a stream to the broker, and the answer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokerCall {
+    /// The keep's number of it.
+    pub call: u64,
+}
+
+wire_struct!(BrokerCall, "call for the broker", { call });
 
 /// Who the keep is and whom it believes. A keep inside a TEE takes from this what it cannot know itself (names,
 /// certificates); its platform key comes from the TEE.

@@ -8,7 +8,7 @@ use dunlin_handover::message::Blocked;
 use dunlin_handover::statistics::Statistics;
 use dunlin_handover::{Key, LedgerCall, MigrationId, wire_struct, wire_tags};
 
-use crate::order::Call;
+use crate::order::{BrokerCall, Call};
 use crate::packet::messages;
 use crate::spec::{ConnectionId, OrderId, WishId, put_text};
 
@@ -60,6 +60,8 @@ messages! {
         Connected(Connected) = 50,
         /// The program has closed a connection: let it end.
         Closed(Closed) = 51,
+        /// The keep needs a stream to the broker; answered by the order of the same name.
+        Broker(BrokerCall) = 52,
         /// How things stand.
         Status(StatusReport) = 64,
         /// Something worth logging.
@@ -176,11 +178,13 @@ pub enum FailCode {
     Over,
     /// The other keep did not prove what it is, or the policy does not permit it.
     Untrusted,
+    /// The broker cannot be reached, or gives no keys.
+    Keys,
 }
 
 wire_tags!(FailCode, "failure code", {
     State = 1, Invalid = 2, Module = 3, NotMovable = 4, Busy = 5, NotHolder = 6, StateMissing = 7, Ledger = 8,
-    System = 9, Over = 10, Untrusted = 11,
+    System = 9, Over = 10, Untrusted = 11, Keys = 12,
 });
 
 /// Evidence for a client's nonce, in the containers of the crate `attest`. The node carries it, and cannot make it.

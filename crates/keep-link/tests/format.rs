@@ -68,6 +68,7 @@ fn orders() -> Vec<Order> {
         Order::Reconnect(About { order, migration }),
         Order::LedgerReply(LedgerReply { id: 9, answer: LedgerAnswer::Unreachable }),
         Order::WishRefused(WishRefused { wish: WishId(3), text: "no such node".to_owned() }),
+        Order::Broker(BrokerCall { call: 4 }),
         Order::Query(Call { order }),
     ]
 }
@@ -117,6 +118,7 @@ fn reports() -> Vec<Report> {
         Report::Wish(Wish { wish: WishId(3), destination: "beta".to_owned() }),
         Report::Connected(Connected { id, listener: 1, carried: true }),
         Report::Closed(Closed { id }),
+        Report::Broker(BrokerCall { call: 4 }),
         Report::Status(status),
         Report::Note(Note { text: "hello".to_owned() }),
         // Variants of the same kinds, to have every tag pinned.

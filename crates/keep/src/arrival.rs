@@ -11,9 +11,10 @@ use dunlin_handover::{Limits, MigrationId};
 use dunlin_host::{Config as WorldConfig, World};
 use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec};
 
-use crate::boot::decode;
+use crate::boot::{VolumeKeys, decode};
 use crate::carrier::LinkCarrier;
 use crate::error::Failure;
+use crate::keys::Keys;
 use crate::migrate::outgoing::text;
 use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging};
 use crate::mobility::LinkMobility;
@@ -66,8 +67,10 @@ impl Arrival {
         let mobility = Arc::new(LinkMobility::new(outbox.clone(), who.node.clone()));
         desk.listens(mobility.clone());
         let around = Around { carrier, mobility };
+        let keys = Keys::new(desk.post(), who.clone(), &spec)?;
         let lodger = Lodger {
             order,
+            keys,
             migration,
             config: given.config(&spec, &around)?,
             given,
@@ -127,6 +130,7 @@ struct Lodger {
     given: Given,
     config: WorldConfig,
     around: Around,
+    keys: Arc<Keys>,
     desk: Arc<Desk>,
     outbox: Outbox,
     loaded: Option<Loaded>,
@@ -207,11 +211,14 @@ impl Lodging for Lodger {
     }
 
     fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {
-        Ok(self.state(rest)?.memories.iter().map(|memory| memory.size).collect())
+        Ok(self.state(rest)?.0.memories.iter().map(|memory| memory.size).collect())
     }
 
     fn restore(&mut self, prepared: Prepared, rest: &[u8]) -> Result<(), String> {
-        let state = self.state(rest)?;
+        let (state, volume_keys) = self.state(rest)?;
+        if let Some(seal) = self.given.volume_seal() {
+            volume_keys.give(&seal)?;
+        }
         let world = World::thaw(&state.host, self.config.clone()).map_err(|error| text(&error))?;
         self.restored = Some(prepared.finish(&state, Box::new(world)).map_err(|error| text(&error))?);
         Ok(())
@@ -231,6 +238,8 @@ impl Lodging for Lodger {
             states: self.given.states.clone(),
             needs: self.given.needs(),
             around: self.around.clone(),
+            keys: self.keys.clone(),
+            volume_seal: self.given.volume_seal(),
         };
         let service = Service::launch(parts, instance, true, *record).map_err(|failure| failure.text())?;
         let service = Arc::new(service);
@@ -268,7 +277,7 @@ impl Lodging for Lodger {
 }
 
 impl Lodger {
-    fn state(&self, rest: &[u8]) -> Result<dunlin_snapshot::State, String> {
+    fn state(&self, rest: &[u8]) -> Result<(dunlin_snapshot::State, VolumeKeys), String> {
         let map = self.loaded.as_ref().and_then(|loaded| loaded.code.map());
         decode(rest, map.ok_or("nothing was prepared")?)
     }

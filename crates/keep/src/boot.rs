@@ -4,13 +4,15 @@
 //!   read the ledger ──┬── nobody holds it ────────────> claim ──> from the beginning
 //!                     ├── held by this machine
 //!                     │     version 0 ───────────────> resume ─> from the beginning: nothing was ever committed
-//!                     │     its state is here ───────> resume ─> from that state
+//!                     │     its state is here ───────> resume ─> broker: keys ─> from that state
 //!                     │     its state is not here ───> failed
 //!                     └── held elsewhere, retired ───> failed
 //! ```
 //!
-//! The instance is made before the epoch is taken, so that the epoch is only taken by somebody who can go on.
+//! The broker gives keys to nobody but the holder, so the epoch is taken before the state is opened. If that state then
+//! turns out to be another one than its name says, the start fails, and the next one takes the next epoch.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use dunlin_base::Digest;
@@ -18,11 +20,14 @@ use dunlin_handover::boot::{Blob, Boot, decide};
 use dunlin_handover::ledger::{Reading, Record, Status};
 use dunlin_instrument::Map;
 use dunlin_keep_link::Spec;
-use dunlin_snapshot::{Envelope, Memory, Page, State};
+use dunlin_seal::VolumeSeal;
+use dunlin_snapshot::{Envelope, Extra, Memory, Page, Snapshot, State};
+use zeroize::Zeroizing;
 
 use crate::error::Failure;
+use crate::keys::Keys;
+use crate::migrate::Staged;
 use crate::migrate::outgoing::text;
-use crate::migrate::{Staged, load};
 use crate::offer::Loaded;
 use crate::office::Office;
 use crate::states::{Found, States};
@@ -34,21 +39,50 @@ pub(crate) struct Plan {
     record: Record,
     /// Whether anybody has held it.
     held: bool,
-    pub(crate) from: From,
+    /// The reading by which a stored state is chosen; without it the service starts from its beginning.
+    stored: Option<Box<Reading>>,
 }
 
-/// From what.
+/// A stored state, which is the committed one.
 #[derive(Debug)]
-pub(crate) enum From {
-    /// From its beginning.
-    Beginning,
-    /// From a stored state, which is the committed one.
-    State {
-        /// All of it.
-        state: Box<State>,
-        /// Where it is stored.
-        path: PathBuf,
-    },
+pub(crate) struct Stored {
+    /// All of it.
+    pub(crate) state: State,
+    /// The keys of its volume.
+    pub(crate) volume_keys: VolumeKeys,
+    /// Where it is stored.
+    pub(crate) path: PathBuf,
+}
+
+/// Kind and version of the section of a state that has the keys of its volume.
+const VOLUME_KEYS: (u16, u16) = (0x0100, 1);
+
+/// The keys of a volume, as they travel with the state.
+#[derive(Default)]
+pub(crate) struct VolumeKeys(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for VolumeKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolumeKeys").finish_non_exhaustive()
+    }
+}
+
+impl VolumeKeys {
+    /// What opens the volume as it was committed last.
+    pub(crate) fn of(seal: &VolumeSeal) -> Self {
+        Self(seal.keys())
+    }
+
+    /// Gives them to the seal of the volume here.
+    pub(crate) fn give(&self, seal: &VolumeSeal) -> Result<(), String> {
+        seal.take(&self.0).map_err(|_| "the keys of its volume are none".to_owned())
+    }
+
+    /// As a section of the state.
+    pub(crate) fn section(&self) -> Extra {
+        let (kind, version) = VOLUME_KEYS;
+        Extra { kind, version, bytes: self.0.to_vec() }
+    }
 }
 
 /// Finds out how the service can start here.
@@ -60,7 +94,7 @@ pub(crate) fn plan(office: &mut Office, states: &States, spec: &Spec, loaded: &L
         return Err(Failure::Invalid(reason));
     }
     let here = Some(office.who().platform());
-    let beginning = |held| Plan { record, held, from: From::Beginning };
+    let beginning = |held| Plan { record, held, stored: None };
     match record.status {
         Status::Created => Ok(beginning(false)),
         Status::Retired => Err(Failure::NotHolder("its owner has retired the service".to_owned())),
@@ -69,47 +103,65 @@ pub(crate) fn plan(office: &mut Office, states: &States, spec: &Spec, loaded: &L
             None => Failure::NotHolder("nobody holds it".to_owned()),
         }),
         Status::Held if record.version == 0 => Ok(beginning(true)),
-        Status::Held => from_stored(office, &reading, states, loaded),
-    }
-}
-
-impl Plan {
-    /// Takes the service. The program may run once this has returned.
-    pub(crate) fn take(&self, office: &mut Office) -> Result<Record, Failure> {
-        if self.held { office.resume(&self.record) } else { office.claim(&self.record) }
-    }
-}
-
-fn from_stored(office: &Office, reading: &Reading, states: &States, loaded: &Loaded) -> Result<Plan, Failure> {
-    loaded.check_movable()?;
-    let record = reading.record;
-    let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
-    let mut found = states.list()?;
-    let keys = &office.who().keys;
-    let missing = || Failure::StateMissing { version: record.version, state_hash: record.state_hash };
-    loop {
-        let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
-        let decided = decide(reading, reading.nonce, keys.ledger, &*keys.checks, office.who().platform(), &blobs);
-        let index = match decided {
-            Ok(Boot::Resume { blob }) => blob,
-            Ok(_) => return Err(missing()),
-            Err(error) => return Err(Failure::NotHolder(error.to_string())),
-        };
-        let Found { path, blob } = found.swap_remove(index);
-        // What a name claims may be wrong, by accident or not: then it is as if it were not there.
-        if blob.complete
-            && let Ok(staged) = load(states.shelf(&path))
-            && let Ok(state) = open(&staged, map, loaded, &record.state_hash)
-        {
-            let from = From::State { state: Box::new(state), path };
-            return Ok(Plan { record, held: true, from });
+        Status::Held => {
+            loaded.check_movable()?;
+            choose(office, &reading, &states.list()?)?;
+            Ok(Plan { record, held: true, stored: Some(Box::new(reading)) })
         }
     }
 }
 
+impl Plan {
+    /// Takes the service.
+    pub(crate) fn take(&self, office: &mut Office) -> Result<Record, Failure> {
+        if self.held { office.resume(&self.record) } else { office.claim(&self.record) }
+    }
+
+    /// The state from which the holder in `epoch` goes on, or `None` if it starts from the beginning.
+    pub(crate) fn state(
+        &self,
+        office: &Office,
+        states: &States,
+        loaded: &Loaded,
+        keys: &Keys,
+        epoch: u64,
+    ) -> Result<Option<Stored>, Failure> {
+        let Some(reading) = &self.stored else { return Ok(None) };
+        let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
+        let mut found = states.list()?;
+        let mut seals = Vec::new();
+        loop {
+            let Found { path, blob } = found.swap_remove(choose(office, reading, &found)?);
+            // What a name claims may be wrong, by accident or not: then it is as if it were not there.
+            if !blob.complete {
+                continue;
+            }
+            if seals.is_empty() && !states.is_staged(&path) {
+                seals = [keys.written(epoch)?, Some(keys.objects(epoch)?)].into_iter().flatten().collect();
+            }
+            if let Ok(staged) = states.open(&path, &seals)
+                && let Ok((state, volume_keys)) = open(&staged, map, loaded, &reading.record.state_hash)
+            {
+                return Ok(Some(Stored { state, volume_keys, path }));
+            }
+        }
+    }
+}
+
+/// Which of the stored states is, by its name, the committed one.
+fn choose(office: &Office, reading: &Reading, found: &[Found]) -> Result<usize, Failure> {
+    let (record, keys) = (&reading.record, &office.who().keys);
+    let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
+    match decide(reading, reading.nonce, keys.ledger, &*keys.checks, office.who().platform(), &blobs) {
+        Ok(Boot::Resume { blob }) => Ok(blob),
+        Ok(_) => Err(Failure::StateMissing { version: record.version, state_hash: record.state_hash }),
+        Err(error) => Err(Failure::NotHolder(error.to_string())),
+    }
+}
+
 /// The whole state, if it is the one with this digest.
-fn open(staged: &Staged, map: &Map, loaded: &Loaded, expected: &Digest) -> Result<State, String> {
-    let mut state = decode(&staged.rest, map)?;
+fn open(staged: &Staged, map: &Map, loaded: &Loaded, expected: &Digest) -> Result<(State, VolumeKeys), String> {
+    let (mut state, volume_keys) = decode(&staged.rest, map)?;
     let sizes: Vec<u64> = state.memories.iter().map(|memory| memory.size).collect();
     let is_fresh = |memory: usize, page, bytes: &[u8]| loaded.code.is_fresh(memory, page, bytes);
     let found = staged.digest(&map.module, &sizes, is_fresh);
@@ -120,11 +172,13 @@ fn open(staged: &Staged, map: &Map, loaded: &Loaded, expected: &Digest) -> Resul
         let pages = pages.iter().map(|(number, bytes)| (*number, Page::Bytes(bytes.clone().into())));
         *memory = Memory { size: memory.size, pages: pages.collect() };
     }
-    Ok(state)
+    Ok((state, volume_keys))
 }
 
-/// A state without the contents of memories.
-pub(crate) fn decode(rest: &[u8], map: &Map) -> Result<State, String> {
+/// A state without the contents of memories, and the keys of its volume.
+pub(crate) fn decode(rest: &[u8], map: &Map) -> Result<(State, VolumeKeys), String> {
     let envelope = Envelope::open(rest, &dunlin_snapshot::Limits::default()).map_err(|error| text(&error))?;
-    Ok(envelope.decode(map).map_err(|error| text(&error))?.state)
+    let Snapshot { state, extra, .. } = envelope.decode(map).map_err(|error| text(&error))?;
+    let mut keys = extra.into_iter().filter(|extra| (extra.kind, extra.version) == VOLUME_KEYS);
+    Ok((state, VolumeKeys(Zeroizing::new(keys.next().map_or(Vec::new(), |extra| extra.bytes)))))
 }

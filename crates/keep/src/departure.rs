@@ -205,7 +205,7 @@ impl Program for Leaving<'_> {
             let world = world_of(instance).ok_or("the program's world is gone")?;
             world.freeze_for_successor().map_err(|error| text(&error))
         });
-        successor.rest(host??)
+        successor.rest(host??, self.service.volume_keys())
     }
 
     fn go_on(&mut self, epoch: u64) {

@@ -63,6 +63,9 @@ pub enum Failure {
     /// Nobody brings answers of the ledger that count.
     #[error("the ledger does not answer, or not with its own signature: {0}")]
     Ledger(&'static str),
+    /// Nobody brings keys of the broker that count.
+    #[error("the broker gives no keys: {0}")]
+    Keys(String),
     /// The system refuses something.
     #[error("{what}")]
     System {
@@ -97,6 +100,7 @@ impl Failure {
             Self::NotHolder(_) | Self::Elsewhere(_) => FailCode::NotHolder,
             Self::StateMissing { .. } | Self::Stored(_) => FailCode::StateMissing,
             Self::Ledger(_) => FailCode::Ledger,
+            Self::Keys(_) => FailCode::Keys,
             Self::System { .. } => FailCode::System,
             Self::Untrusted(_) => FailCode::Untrusted,
             Self::Over(_) => FailCode::Over,

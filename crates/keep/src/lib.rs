@@ -12,6 +12,7 @@ mod boot;
 mod carrier;
 mod departure;
 mod error;
+mod keys;
 mod mobility;
 mod offer;
 mod office;

@@ -37,8 +37,15 @@ pub(crate) struct Given {
     stderr: Option<Arc<OwnedFd>>,
     listeners: Vec<Arc<OwnedFd>>,
     mounts: Vec<(String, bool, Arc<OwnedFd>)>,
-    volume: Option<(String, Arc<OwnedFd>)>,
-    volume_seal: Arc<VolumeSeal>,
+    volume: Option<Volume>,
+}
+
+/// A private volume.
+#[derive(Debug)]
+struct Volume {
+    guest: String,
+    directory: Arc<OwnedFd>,
+    seal: Arc<VolumeSeal>,
 }
 
 /// What the keep itself is for a program's world.
@@ -68,7 +75,10 @@ impl Given {
                 Role::Stderr => stderr = Some(Arc::new(descriptor)),
                 Role::Listener => listeners.push(Arc::new(descriptor)),
                 Role::Mount { guest, writable } => mounts.push((guest, writable, Arc::new(descriptor))),
-                Role::Volume { guest } => volume = Some((guest, Arc::new(descriptor))),
+                Role::Volume { guest } => {
+                    let seal = Arc::new(VolumeSeal::without_keys(service.0));
+                    volume = Some(Volume { guest, directory: Arc::new(descriptor), seal });
+                }
             }
         }
         let states = states.ok_or_else(|| Failure::Invalid("a directory for states is missing".to_owned()))?;
@@ -82,8 +92,12 @@ impl Given {
             listeners,
             mounts,
             volume,
-            volume_seal: Arc::new(machine.volume(service.0)),
         })
+    }
+
+    /// What seals the private volume. It has no keys until they come with a state, or from the broker.
+    pub(crate) fn volume_seal(&self) -> Option<Arc<VolumeSeal>> {
+        self.volume.as_ref().map(|volume| volume.seal.clone())
     }
 
     /// What the program's world is made of, or goes on with.
@@ -109,12 +123,11 @@ impl Given {
         if let Some(stderr) = &self.stderr {
             config = config.stderr(Output::Fd(stderr.clone()));
         }
-        if let Some((guest, directory)) = &self.volume {
+        if let Some(Volume { guest, directory, seal }) = &self.volume {
             let store = DirectoryStore::open(path_of(directory))
                 .map_err(|error| Failure::system("the private volume cannot be used")(std::io::Error::other(error)))?;
             // A state from storage is older than what the program has done to its volume since.
-            let volume =
-                PrivateVolume::new(Arc::new(store)).sealing(self.volume_seal.clone()).guest(guest.clone()).rewind(true);
+            let volume = PrivateVolume::new(Arc::new(store)).sealing(seal.clone()).guest(guest.clone()).rewind(true);
             config = config.volume(volume.commit_every(COMMIT_EVERY));
         }
         Ok(config)
@@ -127,7 +140,7 @@ impl Given {
             .mounts
             .iter()
             .map(|(guest, writable, _)| format!("directory {guest}{}", if *writable { ", writable" } else { "" }));
-        let volume = self.volume.iter().map(|(guest, _)| format!("private volume {guest}"));
+        let volume = self.volume.iter().map(|volume| format!("private volume {}", volume.guest));
         listeners.chain(mounts).chain(volume).collect()
     }
 
@@ -140,7 +153,7 @@ impl Given {
 
     /// The program's own resources, as descriptors: the directories.
     pub(crate) fn directories(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
-        let volume = self.volume.iter().map(|(_, directory)| (&**directory, true));
+        let volume = self.volume.iter().map(|volume| (&*volume.directory, true));
         self.mounts.iter().map(|(_, writable, directory)| (&**directory, *writable)).chain(volume)
     }
 }

@@ -29,6 +29,7 @@ use crate::carrier::LinkCarrier;
 use crate::confine::Confinement;
 use crate::departure::Departure;
 use crate::error::Failure;
+use crate::keys::Keys;
 use crate::migrate::{DestinationHandle, SourceHandle};
 use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given};
@@ -199,6 +200,10 @@ impl Clerk {
                 desk.outbox.send(&Report::Status(desk.status(order)));
                 return;
             }
+            Order::Broker(call) => {
+                desk.post.bring(call, descriptors);
+                return;
+            }
             Order::Attest(Challenge { order, nonce }) => self.attest(order, nonce),
             Order::WishRefused(refused) => {
                 let mobility = desk.state().mobility.clone();
@@ -237,8 +242,12 @@ impl Clerk {
                 let mobility = Arc::new(LinkMobility::new(desk.outbox.clone(), who.node.clone()));
                 desk.listens(mobility.clone());
                 let around = Around { carrier, mobility };
-                let started = Office::new(desk.post.clone(), who, spec.service)
-                    .and_then(|mut office| Service::start(spec, given, around, &mut office));
+                // A node that withholds the owner's policy, or brings another module than it permits, starts nothing.
+                let keys = Keys::new(desk.post.clone(), who.clone(), &spec);
+                let started = keys.and_then(|keys| {
+                    let mut office = Office::new(desk.post.clone(), who, spec.service)?;
+                    Service::start(spec, given, around, keys, &mut office)
+                });
                 match started {
                     Ok(service) => {
                         let service = Arc::new(service);
@@ -476,6 +485,10 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure
 impl Desk {
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    pub(crate) fn post(&self) -> Post {
+        self.post.clone()
     }
 
     /// Who hears what becomes of the wishes of the program that is about to run.

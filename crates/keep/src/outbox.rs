@@ -1,20 +1,20 @@
-//! Reports to the node, and questions to the ledger by way of the node.
+//! Reports to the node, and by way of the node questions to the ledger and streams to the broker.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dunlin_handover::{LedgerAnswer, LedgerCall, LedgerQuery, LedgerReply};
-use dunlin_keep_link::{Channel, ChannelError, Failed, Note, OrderId, Packet, Report, Versions};
+use dunlin_keep_link::{BrokerCall, Channel, ChannelError, Failed, Note, OrderId, Packet, Report, Versions};
 
 use crate::error::Failure;
 use crate::migrate::LedgerWay;
 
-/// How long one question to the ledger waits for its answer. Whoever asks asks again.
+/// How long one question to the ledger, or call for a stream, waits for its answer. Whoever asks asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The way out. Reports of several threads go out one after the other.
@@ -68,11 +68,12 @@ struct Waiting {
     outbox: Outbox,
     next: AtomicU64,
     open: Mutex<BTreeMap<u64, SyncSender<LedgerAnswer>>>,
+    streams: Mutex<BTreeMap<u64, SyncSender<OwnedFd>>>,
 }
 
 impl Post {
     pub(crate) fn new(outbox: Outbox) -> Self {
-        Self(Arc::new(Waiting { outbox, next: AtomicU64::new(1), open: Mutex::default() }))
+        Self(Arc::new(Waiting { outbox, next: AtomicU64::new(1), open: Mutex::default(), streams: Mutex::default() }))
     }
 
     /// Asks the ledger and waits; [`LedgerAnswer::Unreachable`] if no answer came in time.
@@ -93,6 +94,29 @@ impl Post {
         if let Some(waiting) = waiting {
             let _gone = waiting.try_send(reply.answer);
         }
+    }
+
+    /// A stream to the broker, or `None` if none came in time. Whoever is at its other end is not believed for that.
+    pub(crate) fn broker(&self) -> Option<OwnedFd> {
+        let call = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (brought, stream) = sync_channel(1);
+        self.streams().insert(call, brought);
+        self.0.outbox.send(&Report::Broker(BrokerCall { call }));
+        let stream = stream.recv_timeout(PATIENCE).ok();
+        self.streams().remove(&call);
+        stream
+    }
+
+    /// Takes a stream. One that nobody waits for is closed.
+    pub(crate) fn bring(&self, call: BrokerCall, descriptors: Vec<OwnedFd>) {
+        let waiting = self.streams().remove(&call.call);
+        if let (Some(waiting), Some(stream)) = (waiting, descriptors.into_iter().next()) {
+            let _gone = waiting.try_send(stream);
+        }
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<u64, SyncSender<OwnedFd>>> {
+        self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<u64, SyncSender<LedgerAnswer>>> {

@@ -12,10 +12,12 @@ use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::{CarriedConnection, World};
 use dunlin_instrument::PASS_VERSION;
 use dunlin_keep_link::Spec;
+use dunlin_seal::VolumeSeal;
 use dunlin_snapshot::{Features, Module, Snapshot};
 
-use crate::boot::{self, From, Plan};
+use crate::boot::{self, Plan, Stored, VolumeKeys};
 use crate::error::Failure;
+use crate::keys::Keys;
 use crate::migrate::outgoing::{Outgoing, text};
 use crate::migrate::stage::{Order, Stager};
 use crate::migrate::{Resident, Runner, Shelf};
@@ -23,7 +25,6 @@ use crate::offer::{Around, Given, Loaded, limits};
 use crate::office::{Applied, Office};
 use crate::states::States;
 use crate::successor::entries;
-use crate::trust::policy_of;
 
 /// A running service.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Service {
     pub(crate) needs: Vec<String>,
     pub(crate) runner: Runner,
     pub(crate) around: Around,
+    pub(crate) keys: Arc<Keys>,
+    volume_seal: Option<Arc<VolumeSeal>>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) started: Instant,
     record: Mutex<Record>,
@@ -65,35 +68,49 @@ pub(crate) struct Parts {
     pub(crate) states: States,
     pub(crate) needs: Vec<String>,
     pub(crate) around: Around,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) volume_seal: Option<Arc<VolumeSeal>>,
 }
 
 impl Service {
     /// Starts a service as the ledger and the stored states allow.
-    pub(crate) fn start(spec: Spec, given: Given, around: Around, office: &mut Office) -> Result<Self, Failure> {
-        // A node that withholds the owner's policy, or brings another module than it permits, starts nothing.
-        policy_of(&spec, office.who().keys.ledger)?;
+    pub(crate) fn start(
+        spec: Spec,
+        given: Given,
+        around: Around,
+        keys: Arc<Keys>,
+        office: &mut Office,
+    ) -> Result<Self, Failure> {
         let config = given.config(&spec, &around)?;
-        let needs = given.needs();
+        let (needs, volume_seal) = (given.needs(), given.volume_seal());
         let Given { module, states, .. } = given;
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
         let loaded = Loaded::from_file(module, &spec)?;
         let plan: Plan = boot::plan(office, &states, &spec, &loaded)?;
         let world = |error: dunlin_host::Error| Failure::Busy(text(&error));
         let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
-        let (instance, stored) = match &plan.from {
-            From::Beginning => {
+        let record = plan.take(office)?;
+        let epoch = record.epoch;
+        let (instance, stored) = match plan.state(office, &states, &loaded, &keys, epoch)? {
+            None => {
+                if let Some(seal) = &volume_seal {
+                    keys.advance(epoch, seal)?;
+                }
                 let world = World::new(config).map_err(world)?;
                 (Instance::new(&loaded.code, Box::new(world), limits(&spec)).map_err(refused)?, None)
             }
-            From::State { state, path } => {
+            Some(Stored { state, volume_keys, path }) => {
+                if let Some(seal) = &volume_seal {
+                    volume_keys.give(seal).map_err(Failure::Invalid)?;
+                }
                 let world = World::thaw(&state.host, config).map_err(world)?;
-                let instance = Instance::restore(&loaded.code, state, Box::new(world), limits(&spec));
-                (instance.map_err(refused)?, Some(path.clone()))
+                let instance = Instance::restore(&loaded.code, &state, Box::new(world), limits(&spec));
+                (instance.map_err(refused)?, Some(path))
             }
         };
-        let record = plan.take(office)?;
         states.clear_but(stored.as_deref());
-        Self::launch(Parts { spec, loaded, states, needs, around }, instance, stored.is_some(), record)
+        let parts = Parts { spec, loaded, states, needs, around, keys, volume_seal };
+        Self::launch(parts, instance, stored.is_some(), record)
     }
 
     /// Lets an instance run that the ledger has made the holder.
@@ -103,7 +120,8 @@ impl Service {
         restored: bool,
         record: Record,
     ) -> Result<Self, Failure> {
-        let Parts { spec, loaded, states, needs, around } = parts;
+        let Parts { spec, loaded, states, needs, around, keys, volume_seal } = parts;
+        keys.prepare(record.epoch, volume_seal.clone());
         let inside = Arc::new(Inside::default());
         inside.version.store(record.version, Ordering::SeqCst);
         inside.measure(&mut instance);
@@ -113,7 +131,7 @@ impl Service {
             world.clear_interrupt();
             stop.on_request(Box::new(world.interrupter()));
         }
-        let resident = Box::new(Tenant(inside.clone()));
+        let resident = Box::new(Tenant { inside: inside.clone(), volume_seal: volume_seal.clone() });
         let runner = Runner::start(instance, entries, restored, resident).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
         })?;
@@ -121,7 +139,7 @@ impl Service {
             runner.limit(percent);
         }
         let (started, record) = (Instant::now(), Mutex::new(record));
-        Ok(Self { spec, loaded, states, needs, runner, around, inside, started, record })
+        Ok(Self { spec, loaded, states, needs, runner, around, keys, volume_seal, inside, started, record })
     }
 
     /// The record as this holder knows it.
@@ -132,6 +150,12 @@ impl Service {
     /// The service took another epoch, after a move that did not happen.
     pub(crate) fn in_epoch(&self, epoch: u64) {
         self.locked_record().epoch = epoch;
+        self.keys.prepare(epoch, self.volume_seal.clone());
+    }
+
+    /// The keys of the volume, for whoever takes the service.
+    pub(crate) fn volume_keys(&self) -> Option<VolumeKeys> {
+        self.volume_seal.as_deref().map(VolumeKeys::of)
     }
 
     fn locked_record(&self) -> MutexGuard<'_, Record> {
@@ -144,10 +168,11 @@ impl Service {
         self.loaded.check_movable()?;
         let record = self.record();
         let version = record.version.saturating_add(1);
+        let seal = self.keys.objects(record.epoch)?;
         let unfinished = self.states.unfinished();
         self.runner.stand().map_err(Failure::Over)?;
         let stands = Instant::now();
-        let at = self.states.shelf(&unfinished);
+        let at = Shelf::sealed(&unfinished, seal);
         let captured = self.runner.look(move |instance, resident| capture(instance, resident, at));
         if !stay {
             self.runner.go_on();
@@ -233,7 +258,11 @@ impl Inside {
 }
 
 /// The state of a stopped instance besides memory, as it travels and is stored.
-pub(crate) fn rest_of(instance: &Instance, state: dunlin_snapshot::State) -> Result<Vec<u8>, String> {
+pub(crate) fn rest_of(
+    instance: &Instance,
+    state: dunlin_snapshot::State,
+    volume_keys: Option<VolumeKeys>,
+) -> Result<Vec<u8>, String> {
     let map = instance.code().map().ok_or("the program cannot be captured")?;
     let snapshot = Snapshot {
         module: Module { digest: map.module, embedded: None },
@@ -243,7 +272,7 @@ pub(crate) fn rest_of(instance: &Instance, state: dunlin_snapshot::State) -> Res
         features: Features::default(),
         product: None,
         state,
-        extra: Vec::new(),
+        extra: volume_keys.iter().map(VolumeKeys::section).collect(),
     };
     dunlin_snapshot::rest(&snapshot).map_err(|error| text(&error))
 }
@@ -255,25 +284,29 @@ pub(crate) fn world_of(instance: &mut Instance) -> Option<&mut World> {
 }
 
 /// The keep's part in the program's thread.
-struct Tenant(Arc<Inside>);
+struct Tenant {
+    inside: Arc<Inside>,
+    volume_seal: Option<Arc<VolumeSeal>>,
+}
 
 impl Resident for Tenant {
     fn version(&self) -> u64 {
-        self.0.version()
+        self.inside.version()
     }
 
     fn rest(&mut self, instance: &mut Instance) -> Result<Vec<u8>, String> {
-        self.0.measure(instance);
+        self.inside.measure(instance);
         let mut state = instance.capture_rest().map_err(|error| text(&error))?;
         let world = world_of(instance).ok_or("the program's world is gone")?;
         let carried = world.carried();
         state.host = world.freeze().map_err(|error| text(&error))?;
-        *self.0.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
-        rest_of(instance, state)
+        *self.inside.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
+        // Committed with the state: what the seal has now opens it.
+        rest_of(instance, state, self.volume_seal.as_deref().map(VolumeKeys::of))
     }
 
     fn go_on(&mut self, instance: &mut Instance) {
-        self.0.measure(instance);
+        self.inside.measure(instance);
         if let Some(world) = world_of(instance) {
             world.clear_interrupt();
         }

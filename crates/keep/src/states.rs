@@ -7,8 +7,10 @@
 //!   module.wasm             the module, if it came from the source of a move
 //! ```
 //!
-//! Names are claims: whoever loads a state compares its digest with the ledger's. What is in the files is sealed with a key
-//! that follows from the machine's: another machine cannot open them, and neither can who only has the disk.
+//! Names are claims: whoever loads a state compares its digest with the ledger's. What this instance committed is sealed
+//! under the key of its epoch, which the broker gives to the next holder, on whatever machine. What waits here for a
+//! decision of the ledger (and keeps its seal when it is decided) is sealed with a key that follows from the machine's:
+//! nobody is the holder yet to whom the broker would give another.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -22,7 +24,7 @@ use dunlin_handover::boot::Blob;
 use dunlin_seal::ObjectSeal;
 
 use crate::error::Failure;
-use crate::migrate::{Shelf, Staged, load};
+use crate::migrate::{Shelf, StageError, Staged, load};
 
 const MODULE: &str = "module.wasm";
 
@@ -52,9 +54,15 @@ impl States {
         Self { path: path_of(&directory), directory, seal: Arc::new(seal) }
     }
 
-    /// A file of this directory, under its seal.
+    /// A file of this directory, under the machine's seal.
     pub(crate) fn shelf(&self, path: &Path) -> Shelf {
         Shelf::sealed(path, self.seal.clone())
+    }
+
+    /// A stored state, under the first of these seals, or the machine's, that opens it.
+    pub(crate) fn open(&self, path: &Path, epochs: &[Arc<ObjectSeal>]) -> Result<Staged, StageError> {
+        let under = |seal: &Arc<ObjectSeal>| load(Shelf::sealed(path, seal.clone()));
+        epochs.iter().map(under).find(Result::is_ok).unwrap_or_else(|| load(self.shelf(path)))
     }
 
     pub(crate) fn descriptor(&self) -> &OwnedFd {
@@ -67,6 +75,11 @@ impl States {
 
     pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
         self.path.join(format!("staged-{migration}"))
+    }
+
+    /// Whether a state is one that arrived, by its name.
+    pub(crate) fn is_staged(&self, path: &Path) -> bool {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("staged-"))
     }
 
     pub(crate) fn retained(&self, migration: MigrationId) -> PathBuf {

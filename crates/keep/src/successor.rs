@@ -8,6 +8,7 @@ use dunlin_engine::{Entry, Flow, Host, Instance, Outcome, Tracker};
 use dunlin_host::{Config, World};
 use dunlin_snapshot::HostSection;
 
+use crate::boot::VolumeKeys;
 use crate::error::Failure;
 use crate::migrate::outgoing::text;
 use crate::offer::{Loaded, limits};
@@ -47,10 +48,10 @@ impl Successor {
     }
 
     /// Its state besides memory, with the world that its predecessor leaves it.
-    pub(crate) fn rest(&mut self, host: Vec<HostSection>) -> Result<Vec<u8>, String> {
+    pub(crate) fn rest(&mut self, host: Vec<HostSection>, volume_keys: Option<VolumeKeys>) -> Result<Vec<u8>, String> {
         let mut state = self.0.capture_rest().map_err(|error| text(&error))?;
         state.host = host;
-        rest_of(&self.0, state)
+        rest_of(&self.0, state, volume_keys)
     }
 }
 

@@ -9,8 +9,8 @@ use dunlin_attest::{
     Attester, BindingContext, Bytes, Class, Endorsements, Evidence, Policy, Role, SigningKey, TpmEvent, TpmEventKind,
     VerifyingKey,
 };
-use dunlin_attest_sim::{SimAttester, roots};
-use dunlin_attested::{InstanceSigner, Trust, open_policy};
+use dunlin_attest_sim::{SimAttester, machine_of, roots};
+use dunlin_attested::{InstanceSigner, Trust, policy_in_force};
 use dunlin_base::{Digest, Hasher};
 use dunlin_broker::{KemKey, signing_key};
 use dunlin_handover::{Key, Nonce};
@@ -68,6 +68,12 @@ impl fmt::Debug for Signer {
     }
 }
 
+impl Signer {
+    pub(crate) fn key(&self) -> &SigningKey {
+        &self.0
+    }
+}
+
 impl InstanceSigner for Signer {
     fn verifying_key(&self) -> VerifyingKey {
         self.0.verifying_key()
@@ -105,7 +111,7 @@ impl Proof {
         };
         Ok(Self {
             provider: provider.to_owned(),
-            platform: Arc::new(Platform::of_this_program(machine_name(provider))?),
+            platform: Arc::new(Platform::of_this_program(machine_of(provider))?),
             signer: Arc::new(Signer(signer)),
             kem: Arc::new(KemKey::from_seed(&seed)),
             tls,
@@ -160,22 +166,14 @@ impl Proof {
     }
 }
 
-/// The policy under which a service runs: its owner's, with the digest that the ledger's record names; where that names
-/// none, the one that demands nothing but the module and the ledger.
+/// The policy under which a service runs, which must be the one that the ledger's record names.
 pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
-    let Some(signed) = &spec.signed_policy else {
-        if spec.policy != Digest::of(b"") {
-            let text = format!("the ledger's record names the policy {}, and it did not come", spec.policy);
-            return Err(Failure::Untrusted(text));
-        }
-        return open_policy(spec.service, &spec.module, ledger).map_err(|error| Failure::Untrusted(error.to_string()));
-    };
-    let signer = VerifyingKey::from_bytes(&signed.signer)
-        .map_err(|_| Failure::Invalid("the policy's signer is no P-256 key".to_owned()))?;
-    let policy = Policy::verify(&signed.object, &spec.name, &[signer], None)
-        .map_err(|error| Failure::Untrusted(format!("the policy is refused: {error}")))?;
+    let signed = spec.signed_policy.as_ref().map(|signed| (&*signed.object, &*signed.signer));
+    let policy = policy_in_force(&spec.name, spec.service, &spec.module, ledger, signed)
+        .map_err(|error| Failure::Untrusted(format!("the policy is refused: {}", text(&error))))?;
     if policy.hash() != spec.policy {
-        let text = format!("the policy that came has the digest {}, in force is {}", policy.hash(), spec.policy);
+        let came = if signed.is_some() { "the one that came" } else { "none came, and the one without an owner" };
+        let text = format!("the policy {} is in force, {came} has the digest {}", spec.policy, policy.hash());
         return Err(Failure::Untrusted(text));
     }
     if policy.document().class_floor > Class::Sim {
@@ -191,19 +189,9 @@ pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
 /// Whose evidence counts: under the vendors' roots, and that of the simulated machine of this provider, where the
 /// policy's floor lets simulations in.
 pub(crate) fn trust(policy: Policy, peer_provider: &str) -> Result<Trust, Failure> {
-    let machine = machine_name(peer_provider);
+    let machine = machine_of(peer_provider);
     let sim = roots([machine.as_str()]).map_err(|error| Failure::Untrusted(error.to_string()))?;
     Ok(Trust { policy, sim: Some(sim) })
-}
-
-/// The simulated machine of a provider: there is one for each, named after it.
-fn machine_name(provider: &str) -> String {
-    let letter = |c: char| match c.to_ascii_lowercase() {
-        c @ ('a'..='z' | '0'..='9' | '.' | '-') => c,
-        _ => '-',
-    };
-    let name: String = provider.chars().take(60).map(letter).collect();
-    if name.is_empty() { "nobody".to_owned() } else { name }
 }
 
 /// Seconds since 1970, as this machine has it: evidence of a session is bound to nonces, not to clocks.
@@ -270,15 +258,15 @@ quorum = 1
 
     #[test]
     fn a_policy_that_the_record_names_must_come() {
-        let nothing = Digest::of(b"");
-        policy_of(&spec(nothing, None), LEDGER).unwrap();
+        let open = policy_in_force("shop", ServiceId([7; 16]), &Digest::of(b"module"), LEDGER, None).unwrap().hash();
+        policy_of(&spec(open, None), LEDGER).unwrap();
         let withheld = policy_of(&spec(Digest::of(b"policy"), None), LEDGER);
         assert!(matches!(withheld, Err(Failure::Untrusted(_))), "{withheld:?}");
         let (signed, digest) = owners(Digest::of(b"module"));
         let policy = policy_of(&spec(digest, Some(signed.clone())), LEDGER).unwrap();
         assert_eq!(policy.hash(), digest);
         // Another one than the record names, of the same owner or not.
-        assert!(policy_of(&spec(nothing, Some(signed.clone())), LEDGER).is_err());
+        assert!(policy_of(&spec(open, Some(signed.clone())), LEDGER).is_err());
         let (other, other_digest) = owners(Digest::of(b"another module"));
         assert!(policy_of(&spec(digest, Some(other.clone())), LEDGER).is_err());
         // One that does not permit the module.
@@ -293,8 +281,8 @@ quorum = 1
     #[test]
     fn every_provider_has_a_simulated_machine() {
         for provider in ["", "acme", "Acme & Söhne", &"x".repeat(300)] {
-            roots([machine_name(provider).as_str()]).unwrap();
+            roots([machine_of(provider).as_str()]).unwrap();
         }
-        assert_eq!(machine_name("acme"), "acme");
+        assert_eq!(machine_of("acme"), "acme");
     }
 }

@@ -16,7 +16,6 @@ use sha2::Sha256;
 use crate::error::Error;
 use crate::memory::{KEY, Secret};
 use crate::object::{ObjectSeal, Scope};
-use crate::volume::VolumeSeal;
 
 /// A service, for its whole life and wherever it runs: the ledger's number of it.
 pub type ServiceId = [u8; 16];
@@ -131,12 +130,6 @@ impl LocalKey {
     /// What seals objects of `service` to this machine.
     pub fn objects(&self, service: ServiceId) -> ObjectSeal {
         ObjectSeal::new(Scope::Machine, service, 0, expand(&self.0, &[b"dunlin machine objects 1\0", &service]))
-    }
-
-    /// What seals the volumes of `service` to this machine. They have one epoch, whoever held the service.
-    pub fn volume(&self, service: ServiceId) -> VolumeSeal {
-        let secret = expand(&self.0, &[b"dunlin machine volume 1\0", &service]);
-        VolumeSeal::new(&EpochKey { service, epoch: 0, secret }, None)
     }
 }
 

@@ -11,8 +11,8 @@ use dunlin_attest::{
 use dunlin_attest_sim::SimAttester;
 use dunlin_base::Digest;
 use dunlin_broker::{
-    Broker, Denied, Fetch, FetchError, Input, KemKey, Message, Output, Party, Release, Released, Roots, SecretRule,
-    Service, Want,
+    Broker, Brokers, Denied, Fetch, FetchError, Input, KemKey, Message, Output, Party, Release, Released, Roots,
+    SecretRule, Service, Want,
 };
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Receipt, Recovery, Refused, Request};
 use dunlin_handover::{Entropy, Nonce, OperationId, ServiceId};
@@ -113,12 +113,12 @@ impl Instance {
             name: "shop".to_owned(),
             epoch: 2,
             instance: SigningKey::from_bytes(&seed("instance")).unwrap(),
-            kem: KemKey::from_seed(&seed("kem")),
+            kem: Arc::new(KemKey::from_seed(&seed("kem"))),
             module: module(),
             policy: policy.hash(),
             provider: "acme".to_owned(),
             ledger: "ledger-1".to_owned(),
-            brokers: vec![signing(3).verifying_key()],
+            brokers: Brokers::Named(vec![signing(3).verifying_key()]),
         };
         Self { party, attester, platform: TestKey::named(machine) }
     }

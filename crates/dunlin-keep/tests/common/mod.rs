@@ -13,17 +13,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dunlin_attested::policy_in_force;
 use dunlin_base::Digest;
+use dunlin_broker::{Broker, ReleaseLog, Roots, Surroundings, Vault, signing_key};
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
-use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Record, Recovery, Request, Signer as _};
-use dunlin_handover::{LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
+use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Record, Recovery, Request, Signer as _};
+use dunlin_handover::{Entropy, LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
 use dunlin_identity::{Issuer, PlatformKey, PrivateKey, PublicKey, Verifier};
 use dunlin_keep_link::{
-    About, Arrived, ArrivedHow, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow, Limits,
-    MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role, SignedPolicy, Spec,
-    Start, StatusReport, Stop, StopHow, Versions,
+    About, Arrived, ArrivedHow, BrokerCall, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow,
+    Limits, MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role,
+    SignedPolicy, Spec, Start, StatusReport, Stop, StopHow, Versions,
 };
 
 /// Longest time that a test waits for anything.
@@ -43,6 +45,7 @@ pub(crate) struct World {
     ledger_key: dunlin_handover::Key,
     policy: Digest,
     signed_policy: Option<SignedPolicy>,
+    broker: Arc<KeyBroker>,
     owner: PrivateKey,
     /// Who operates all machines.
     provider: Issuer,
@@ -51,6 +54,31 @@ pub(crate) struct World {
     pub(crate) tamper: Arc<AtomicBool>,
     pub(crate) wasm: Arc<Vec<u8>>,
     _cleaner: Arc<Cleaner>,
+}
+
+/// Whoever keeps the ledger is the broker, too.
+pub(crate) struct KeyBroker {
+    broker: Mutex<Broker>,
+    log: Mutex<ReleaseLog>,
+    ledger: Arc<Mutex<MemoryLedger>>,
+    /// Whether nodes can reach it.
+    pub(crate) away: AtomicBool,
+}
+
+impl std::fmt::Debug for KeyBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyBroker").finish_non_exhaustive()
+    }
+}
+
+impl Surroundings for KeyBroker {
+    fn read_ledger(&self, service: ServiceId, nonce: Nonce) -> Option<Reading> {
+        self.ledger.lock().unwrap().read(service, nonce).unwrap().ok()
+    }
+
+    fn now(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
 }
 
 struct Cleaner(PathBuf);
@@ -88,17 +116,33 @@ impl World {
     ) -> Self {
         let (signer, owner) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
         let ledger_key = signer.key();
-        let (signed_policy, policy) =
-            policy(ledger_key).map_or((None, Digest::of(b"")), |(signed, digest)| (Some(signed), digest));
+        let (signed_policy, named) = policy(ledger_key).unzip();
+        let signed = signed_policy.as_ref().map(|signed| (&*signed.object, &*signed.signer));
+        let in_force = policy_in_force("service", SERVICE, &Digest::of(&wasm), ledger_key, signed).unwrap();
+        let policy = named.unwrap_or(in_force.hash());
+        let broker_key = signing_key(&signer.to_pkcs8().unwrap()).unwrap();
         let ledger = MemoryLedger::new(Arc::new(Verifier::certified()), Arc::new(signer));
+        let ledger = Arc::new(Mutex::new(ledger));
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("dunlin-keep-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
+        let vault = Vault::open(directory.join("broker")).unwrap();
+        let roots = Roots::WithSimulation(dunlin_attest_sim::roots(["tests"]).unwrap());
+        let mut broker =
+            Broker::new(broker_key, Arc::new(Verifier::certified()), roots, Entropy::new([number as u8; 32]));
+        broker.keep(SERVICE, vault.service(SERVICE, in_force, ledger_key).unwrap());
+        let broker = KeyBroker {
+            broker: Mutex::new(broker),
+            log: Mutex::new(ReleaseLog::open(&vault.path().join("releases")).unwrap()),
+            ledger: ledger.clone(),
+            away: AtomicBool::new(false),
+        };
         let world = Self {
-            ledger: Arc::new(Mutex::new(ledger)),
+            ledger,
             ledger_key,
             policy,
             signed_policy,
+            broker: Arc::new(broker),
             owner,
             provider: Issuer::provider("tests", PrivateKey::generate().unwrap(), DAY).unwrap(),
             _cleaner: Arc::new(Cleaner(directory.clone())),
@@ -123,6 +167,22 @@ impl World {
         };
         world.ledger.lock().unwrap().apply(&request.signed(&world.owner)).unwrap().unwrap();
         world
+    }
+
+    /// Lets nodes reach the broker, or not.
+    pub(crate) fn broker_is_away(&self, away: bool) {
+        self.broker.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Gives a keep its stream to the broker.
+    fn introduce(&self, call: BrokerCall, channel: &Channel) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let packet = Packet::order(1, &Order::Broker(call)).unwrap();
+        let _gone = channel.send(&packet, &[near.as_fd()]);
+        let broker = self.broker.clone();
+        if !broker.away.load(Ordering::SeqCst) {
+            thread::spawn(move || drop(dunlin_broker::serve(far, &broker.broker, &broker.log, &*broker)));
+        }
     }
 
     pub(crate) fn record(&self) -> Record {
@@ -454,6 +514,10 @@ fn spawn_listener(
                     let reply = LedgerReply { id: call.id, answer: world.answer(&call.query) };
                     let packet = Packet::order(1, &Order::LedgerReply(reply)).unwrap();
                     let _gone = channel.send(&packet, &[]);
+                    continue;
+                }
+                Report::Broker(call) => {
+                    world.introduce(*call, &channel);
                     continue;
                 }
                 Report::Connected(Connected { id, carried, .. }) => {

@@ -1,0 +1,159 @@
+//! The keys of the epoch in which this instance holds its service. The broker gives them once the ledger has made it the
+//! holder, encrypted to this instance; what the node carries opens for nobody else.
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dunlin_attest::Policy;
+use dunlin_broker::{Brokers, Denied, FetchError, Party, Released, Want, fetch};
+use dunlin_keep_link::Spec;
+use dunlin_seal::{EpochKey, ObjectSeal, VolumeSeal};
+
+use crate::error::Failure;
+use crate::migrate::outgoing::text;
+use crate::outbox::Post;
+use crate::trust::policy_of;
+use crate::who::{Who, entropy};
+
+/// How long the broker may be away before an order fails.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one answer of it may take.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two questions that nobody waits for.
+const MOST: Duration = Duration::from_secs(30);
+
+/// The keys of one service, epoch by epoch.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    post: Post,
+    who: Who,
+    spec: Spec,
+    policy: Policy,
+    held: Mutex<Option<Held>>,
+}
+
+/// What this instance was given last.
+struct Held {
+    own: EpochKey,
+    /// Of the epoch in which the last state was committed, where it is another one.
+    written: Option<EpochKey>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("epoch", &self.own.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    pub(crate) fn new(post: Post, who: Who, spec: &Spec) -> Result<Arc<Self>, Failure> {
+        let policy = policy_of(spec, who.keys.ledger)?;
+        Ok(Arc::new(Self { post, who, spec: spec.clone(), policy, held: Mutex::default() }))
+    }
+
+    /// What seals states in `epoch`, which this instance holds. Asks the broker if it has not been asked before.
+    pub(crate) fn objects(&self, epoch: u64) -> Result<Arc<ObjectSeal>, Failure> {
+        Ok(Arc::new(self.of(epoch)?.as_ref().map(|held| held.own.objects()).ok_or_else(gone)?))
+    }
+
+    /// What opens the last committed state, besides what [`Self::objects`] opens.
+    pub(crate) fn written(&self, epoch: u64) -> Result<Option<Arc<ObjectSeal>>, Failure> {
+        let held = self.of(epoch)?;
+        Ok(held.as_ref().and_then(|held| held.written.as_ref()).map(|written| Arc::new(written.objects())))
+    }
+
+    /// From here on, what the program writes to its volume is sealed under the key of `epoch`.
+    pub(crate) fn advance(&self, epoch: u64, volume: &VolumeSeal) -> Result<(), Failure> {
+        let held = self.of(epoch)?;
+        volume.advance(&held.as_ref().ok_or_else(gone)?.own);
+        Ok(())
+    }
+
+    /// The same without waiting: until the keys are here, the volume goes on under the key that came with the state.
+    pub(crate) fn prepare(self: &Arc<Self>, epoch: u64, volume: Option<Arc<VolumeSeal>>) {
+        let keys = Arc::downgrade(self);
+        let prepared = thread::Builder::new().name("dunlin-keys".to_owned()).spawn(move || {
+            let mut pause = PAUSE;
+            while let Some(keys) = keys.upgrade() {
+                let got = match &volume {
+                    Some(volume) => keys.advance(epoch, volume),
+                    None => keys.of(epoch).map(drop),
+                };
+                // One that is refused, or is not the holder any more, hears so when it wants to commit.
+                if !matches!(got, Err(Failure::Keys(_))) {
+                    return;
+                }
+                drop(keys);
+                thread::sleep(pause);
+                pause = (pause * 2).min(MOST);
+            }
+        });
+        // Without the thread, the next checkpoint asks.
+        drop(prepared);
+    }
+
+    fn of(&self, epoch: u64) -> Result<MutexGuard<'_, Option<Held>>, Failure> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|held| held.own.epoch() != epoch) {
+            *held = Some(self.fetch(epoch)?);
+        }
+        Ok(held)
+    }
+
+    /// Asks until there is an answer that counts.
+    fn fetch(&self, epoch: u64) -> Result<Held, Failure> {
+        let attester = self.who.proof.measured(self.spec.module, &self.policy)?;
+        let document = self.policy.document();
+        let party = Party {
+            service: self.spec.service,
+            name: document.service.clone(),
+            epoch,
+            instance: self.who.proof.signer.key().clone(),
+            kem: self.who.proof.kem.clone(),
+            module: self.spec.module,
+            policy: self.policy.hash(),
+            provider: self.who.proof.provider.clone(),
+            ledger: document.ledger.id.clone(),
+            brokers: Brokers::of(&self.policy, self.who.keys.ledger),
+        };
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let why = match self.post.broker().map(UnixStream::from) {
+                None => "the node brings no stream to it".to_owned(),
+                Some(stream) => {
+                    let nonce = entropy()?.nonce();
+                    let limited = stream.set_read_timeout(Some(SILENCE));
+                    let limited = limited.and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+                    limited.map_err(Failure::system("the stream to the broker cannot be used"))?;
+                    match fetch(stream, &party, Want::Keys, &*attester, nonce) {
+                        Ok(Released::Keys { own, written }) => return Ok(Held { own, written }),
+                        Ok(Released::Secret(_)) => "it gave a secret for keys".to_owned(),
+                        Err(error @ (FetchError::WrongBroker | FetchError::Denied(Denied::Policy(_)))) => {
+                            return Err(Failure::Untrusted(text(&error)));
+                        }
+                        Err(error @ FetchError::Denied(Denied::Evidence(_) | Denied::NoSuchService)) => {
+                            return Err(Failure::Untrusted(text(&error)));
+                        }
+                        Err(FetchError::Denied(Denied::NotHolder)) if Instant::now() > until => {
+                            return Err(Failure::NotHolder("the broker found another holder in the ledger".to_owned()));
+                        }
+                        Err(error) => text(&error),
+                    }
+                }
+            };
+            if Instant::now() > until {
+                return Err(Failure::Keys(why));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::Keys("its keys are gone".to_owned())
+}
