@@ -125,6 +125,33 @@ fn a_service_moves_with_its_connections_in_every_mode() {
 }
 
 #[test]
+fn a_volume_moves_with_its_service_and_survives_the_node() {
+    let mut cluster = Cluster::new("volume", &["a", "b", "c"]);
+    let database = common::built("database");
+    // Interpreted, so that it is not over before it has been everywhere.
+    let (app, rounds) = (database.to_str().unwrap(), "400");
+    let deploy = ["deploy", app, "--tier", "wasmi", "--volume", "/data", "--", "/data", rounds];
+    let ran = cluster.ask("a", &deploy);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for (to, mode) in [("b", "precopy"), ("c", "stop"), ("a", "auto"), ("b", "precopy"), ("c", "auto")] {
+        let job = cluster.migrate("database", to, &["--mode", mode]);
+        assert_eq!(job["state"].as_str(), Some("done"), "{job}");
+    }
+    // Back to a checkpoint on another machine than where it began: its state is sealed under the key of its epoch, which
+    // comes from the broker at node a.
+    cluster.json("a", &["checkpoint", "database", "--json"]);
+    cluster.kill("c");
+    cluster.start("c");
+    let until = std::time::Instant::now() + cluster::PATIENCE;
+    while cluster.place("a", "database").is_none_or(|(_, state)| state != "ended") {
+        assert!(std::time::Instant::now() < until, "{}", cluster.ask("a", &["logs", "database"]).stdout);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let log = cluster.ask("c", &["logs", "database"]).stdout;
+    assert!(log.contains(&format!("ok after {rounds} rounds, sum 200000")), "{log}");
+}
+
+#[test]
 fn half_closed_connections_and_unread_bytes_move() {
     let cluster = Cluster::new("half", &["a", "b"]);
     let address = cluster.deploy("a", "kv");

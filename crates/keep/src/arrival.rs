@@ -9,7 +9,7 @@ use dunlin_handover::ledger::Record;
 use dunlin_handover::message::{Blocked, BlockedCode, Features, Offer, Text, Versions};
 use dunlin_handover::{Limits, MigrationId};
 use dunlin_host::{Config as WorldConfig, World};
-use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec};
+use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec, Tier};
 
 use crate::boot::{VolumeKeys, decode};
 use crate::carrier::LinkCarrier;
@@ -47,7 +47,8 @@ impl Arrival {
             config: Config {
                 policy_hash: spec.policy,
                 peer: Some(peer.key),
-                features: Features { postcopy: Lazy::is_available(), zstd: true },
+                // Pages come on demand where an access to memory can be made to fault.
+                features: Features { postcopy: Lazy::is_available() && spec.tier != Tier::Wasmi, zstd: true },
                 evidence: peer.own_evidence.clone(),
                 versions: Versions::SUPPORTED,
                 keys: who.keys.clone(),
@@ -216,8 +217,8 @@ impl Lodging for Lodger {
 
     fn restore(&mut self, prepared: Prepared, rest: &[u8]) -> Result<(), String> {
         let (state, volume_keys) = self.state(rest)?;
-        if let Some(seal) = self.given.volume_seal() {
-            volume_keys.give(&seal)?;
+        if let Some(volume) = self.given.volume() {
+            volume_keys.give(&volume.seal)?;
         }
         let world = World::thaw(&state.host, self.config.clone()).map_err(|error| text(&error))?;
         self.restored = Some(prepared.finish(&state, Box::new(world)).map_err(|error| text(&error))?);
@@ -239,7 +240,7 @@ impl Lodging for Lodger {
             needs: self.given.needs(),
             around: self.around.clone(),
             keys: self.keys.clone(),
-            volume_seal: self.given.volume_seal(),
+            volume: self.given.volume(),
         };
         let service = Service::launch(parts, instance, true, *record).map_err(|failure| failure.text())?;
         let service = Arc::new(service);

@@ -14,6 +14,7 @@ use dunlin_seal::{EpochKey, ObjectSeal, VolumeSeal};
 
 use crate::error::Failure;
 use crate::migrate::outgoing::text;
+use crate::offer::Volume;
 use crate::outbox::Post;
 use crate::trust::policy_of;
 use crate::who::{Who, entropy};
@@ -75,13 +76,13 @@ impl Keys {
     }
 
     /// The same without waiting: until the keys are here, the volume goes on under the key that came with the state.
-    pub(crate) fn prepare(self: &Arc<Self>, epoch: u64, volume: Option<Arc<VolumeSeal>>) {
+    pub(crate) fn prepare(self: &Arc<Self>, epoch: u64, volume: Option<Arc<Volume>>) {
         let keys = Arc::downgrade(self);
         let prepared = thread::Builder::new().name("dunlin-keys".to_owned()).spawn(move || {
             let mut pause = PAUSE;
             while let Some(keys) = keys.upgrade() {
                 let got = match &volume {
-                    Some(volume) => keys.advance(epoch, volume),
+                    Some(volume) => keys.advance(epoch, &volume.seal),
                     None => keys.of(epoch).map(drop),
                 };
                 // One that is refused, or is not the holder any more, hears so when it wants to commit.

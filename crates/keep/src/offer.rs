@@ -37,15 +37,17 @@ pub(crate) struct Given {
     stderr: Option<Arc<OwnedFd>>,
     listeners: Vec<Arc<OwnedFd>>,
     mounts: Vec<(String, bool, Arc<OwnedFd>)>,
-    volume: Option<Volume>,
+    volume: Option<Arc<Volume>>,
 }
 
 /// A private volume.
 #[derive(Debug)]
-struct Volume {
+pub(crate) struct Volume {
     guest: String,
-    directory: Arc<OwnedFd>,
-    seal: Arc<VolumeSeal>,
+    /// Its store makes files here by a path that goes through this descriptor, for as long as the service runs.
+    directory: OwnedFd,
+    /// It has no keys until they come with a state, or from the broker.
+    pub(crate) seal: Arc<VolumeSeal>,
 }
 
 /// What the keep itself is for a program's world.
@@ -77,7 +79,7 @@ impl Given {
                 Role::Mount { guest, writable } => mounts.push((guest, writable, Arc::new(descriptor))),
                 Role::Volume { guest } => {
                     let seal = Arc::new(VolumeSeal::without_keys(service.0));
-                    volume = Some(Volume { guest, directory: Arc::new(descriptor), seal });
+                    volume = Some(Arc::new(Volume { guest, directory: descriptor, seal }));
                 }
             }
         }
@@ -95,9 +97,9 @@ impl Given {
         })
     }
 
-    /// What seals the private volume. It has no keys until they come with a state, or from the broker.
-    pub(crate) fn volume_seal(&self) -> Option<Arc<VolumeSeal>> {
-        self.volume.as_ref().map(|volume| volume.seal.clone())
+    /// The private volume, to be kept for as long as the service runs.
+    pub(crate) fn volume(&self) -> Option<Arc<Volume>> {
+        self.volume.clone()
     }
 
     /// What the program's world is made of, or goes on with.
@@ -123,7 +125,7 @@ impl Given {
         if let Some(stderr) = &self.stderr {
             config = config.stderr(Output::Fd(stderr.clone()));
         }
-        if let Some(Volume { guest, directory, seal }) = &self.volume {
+        if let Some(Volume { guest, directory, seal }) = self.volume.as_deref() {
             let store = DirectoryStore::open(path_of(directory))
                 .map_err(|error| Failure::system("the private volume cannot be used")(std::io::Error::other(error)))?;
             // A state from storage is older than what the program has done to its volume since.
@@ -153,7 +155,7 @@ impl Given {
 
     /// The program's own resources, as descriptors: the directories.
     pub(crate) fn directories(&self) -> impl Iterator<Item = (&OwnedFd, bool)> {
-        let volume = self.volume.iter().map(|volume| (&*volume.directory, true));
+        let volume = self.volume.iter().map(|volume| (&volume.directory, true));
         self.mounts.iter().map(|(_, writable, directory)| (&**directory, *writable)).chain(volume)
     }
 }

@@ -12,7 +12,6 @@ use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::{CarriedConnection, World};
 use dunlin_instrument::PASS_VERSION;
 use dunlin_keep_link::Spec;
-use dunlin_seal::VolumeSeal;
 use dunlin_snapshot::{Features, Module, Snapshot};
 
 use crate::boot::{self, Plan, Stored, VolumeKeys};
@@ -21,7 +20,7 @@ use crate::keys::Keys;
 use crate::migrate::outgoing::{Outgoing, text};
 use crate::migrate::stage::{Order, Stager};
 use crate::migrate::{Resident, Runner, Shelf};
-use crate::offer::{Around, Given, Loaded, limits};
+use crate::offer::{Around, Given, Loaded, Volume, limits};
 use crate::office::{Applied, Office};
 use crate::states::States;
 use crate::successor::entries;
@@ -36,7 +35,7 @@ pub(crate) struct Service {
     pub(crate) runner: Runner,
     pub(crate) around: Around,
     pub(crate) keys: Arc<Keys>,
-    volume_seal: Option<Arc<VolumeSeal>>,
+    volume: Option<Arc<Volume>>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) started: Instant,
     record: Mutex<Record>,
@@ -69,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) needs: Vec<String>,
     pub(crate) around: Around,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) volume_seal: Option<Arc<VolumeSeal>>,
+    pub(crate) volume: Option<Arc<Volume>>,
 }
 
 impl Service {
@@ -82,7 +81,7 @@ impl Service {
         office: &mut Office,
     ) -> Result<Self, Failure> {
         let config = given.config(&spec, &around)?;
-        let (needs, volume_seal) = (given.needs(), given.volume_seal());
+        let (needs, volume) = (given.needs(), given.volume());
         let Given { module, states, .. } = given;
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
         let loaded = Loaded::from_file(module, &spec)?;
@@ -93,14 +92,14 @@ impl Service {
         let epoch = record.epoch;
         let (instance, stored) = match plan.state(office, &states, &loaded, &keys, epoch)? {
             None => {
-                if let Some(seal) = &volume_seal {
+                if let Some(Volume { seal, .. }) = volume.as_deref() {
                     keys.advance(epoch, seal)?;
                 }
                 let world = World::new(config).map_err(world)?;
                 (Instance::new(&loaded.code, Box::new(world), limits(&spec)).map_err(refused)?, None)
             }
             Some(Stored { state, volume_keys, path }) => {
-                if let Some(seal) = &volume_seal {
+                if let Some(Volume { seal, .. }) = volume.as_deref() {
                     volume_keys.give(seal).map_err(Failure::Invalid)?;
                 }
                 let world = World::thaw(&state.host, config).map_err(world)?;
@@ -109,7 +108,7 @@ impl Service {
             }
         };
         states.clear_but(stored.as_deref());
-        let parts = Parts { spec, loaded, states, needs, around, keys, volume_seal };
+        let parts = Parts { spec, loaded, states, needs, around, keys, volume };
         Self::launch(parts, instance, stored.is_some(), record)
     }
 
@@ -120,8 +119,8 @@ impl Service {
         restored: bool,
         record: Record,
     ) -> Result<Self, Failure> {
-        let Parts { spec, loaded, states, needs, around, keys, volume_seal } = parts;
-        keys.prepare(record.epoch, volume_seal.clone());
+        let Parts { spec, loaded, states, needs, around, keys, volume } = parts;
+        keys.prepare(record.epoch, volume.clone());
         let inside = Arc::new(Inside::default());
         inside.version.store(record.version, Ordering::SeqCst);
         inside.measure(&mut instance);
@@ -131,7 +130,7 @@ impl Service {
             world.clear_interrupt();
             stop.on_request(Box::new(world.interrupter()));
         }
-        let resident = Box::new(Tenant { inside: inside.clone(), volume_seal: volume_seal.clone() });
+        let resident = Box::new(Tenant { inside: inside.clone(), volume: volume.clone() });
         let runner = Runner::start(instance, entries, restored, resident).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
         })?;
@@ -139,7 +138,7 @@ impl Service {
             runner.limit(percent);
         }
         let (started, record) = (Instant::now(), Mutex::new(record));
-        Ok(Self { spec, loaded, states, needs, runner, around, keys, volume_seal, inside, started, record })
+        Ok(Self { spec, loaded, states, needs, runner, around, keys, volume, inside, started, record })
     }
 
     /// The record as this holder knows it.
@@ -150,12 +149,12 @@ impl Service {
     /// The service took another epoch, after a move that did not happen.
     pub(crate) fn in_epoch(&self, epoch: u64) {
         self.locked_record().epoch = epoch;
-        self.keys.prepare(epoch, self.volume_seal.clone());
+        self.keys.prepare(epoch, self.volume.clone());
     }
 
     /// The keys of the volume, for whoever takes the service.
     pub(crate) fn volume_keys(&self) -> Option<VolumeKeys> {
-        self.volume_seal.as_deref().map(VolumeKeys::of)
+        self.volume.as_deref().map(|volume| VolumeKeys::of(&volume.seal))
     }
 
     fn locked_record(&self) -> MutexGuard<'_, Record> {
@@ -286,7 +285,7 @@ pub(crate) fn world_of(instance: &mut Instance) -> Option<&mut World> {
 /// The keep's part in the program's thread.
 struct Tenant {
     inside: Arc<Inside>,
-    volume_seal: Option<Arc<VolumeSeal>>,
+    volume: Option<Arc<Volume>>,
 }
 
 impl Resident for Tenant {
@@ -302,7 +301,7 @@ impl Resident for Tenant {
         state.host = world.freeze().map_err(|error| text(&error))?;
         *self.inside.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
         // Committed with the state: what the seal has now opens it.
-        rest_of(instance, state, self.volume_seal.as_deref().map(VolumeKeys::of))
+        rest_of(instance, state, self.volume.as_deref().map(|volume| VolumeKeys::of(&volume.seal)))
     }
 
     fn go_on(&mut self, instance: &mut Instance) {

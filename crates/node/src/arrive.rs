@@ -152,7 +152,7 @@ impl Arrival {
     async fn run(self, stream: UnixStream) {
         let Self { node, service, instance, leave, before, from, migration, offers } = self;
         let keep = instance.keep.clone();
-        let mut answers = match receive(&service, &keep, &migration, offers, stream) {
+        let mut answers = match receive(&node, &service, &keep, &migration, offers, stream) {
             Ok(answers) => answers,
             Err(error) => {
                 service.log.note(format!("no arrival from {from}: {}", error.in_full()));
@@ -219,13 +219,14 @@ impl Arrival {
 }
 
 fn receive(
+    node: &Node,
     service: &Service,
     keep: &Keep,
     migration: &str,
     mut offers: Vec<(Role, OwnedFd)>,
     stream: UnixStream,
 ) -> Result<crate::keep::Answers, NodeError> {
-    let spec = service.record().document.spec()?;
+    let spec = service.record().document.spec(node.ledger().key())?;
     let migration = MigrationId(folder::unhex(migration).unwrap_or_default());
     offers.push((Role::Peer, blocking(stream)?.into()));
     let (offered, descriptors) = verbs::offer(offers)?;

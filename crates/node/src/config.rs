@@ -5,7 +5,8 @@
 //!     owner.key                  the key that owns the services
 //!     provider.key, provider.crt the one provider, and its root
 //!     nodes/NAME                 the folder of a node
-//!       platform.key, machine.chain, ledger.key, ledger.redb (on the node that keeps the ledger)
+//!       platform.key, machine.chain
+//!       ledger.key, ledger.redb, broker (on the node that keeps the ledger)
 //!       api.sock, peer.sock
 //!       services/NAME, modules, jobs
 //! ```
@@ -128,6 +129,8 @@ pub struct NodeConfig {
     pub peers: BTreeMap<String, Address>,
     /// Where the ledger is.
     pub ledger: LedgerAt,
+    /// The socket of the broker, if it is a process of its own and not beside the ledger.
+    pub broker: Option<PathBuf>,
     /// Where a service listens whose own address is not free or not of this machine.
     pub host: IpAddr,
     /// Keeps that wait for work.

@@ -120,6 +120,15 @@ pub enum NodeError {
     /// Keys or certificates.
     #[error("keys or certificates of the node cannot be used")]
     Identity(#[from] IdentityError),
+    /// The broker, or the way to it.
+    #[error("the broker does not serve: {reason}")]
+    Broker {
+        /// Why.
+        reason: String,
+    },
+    /// The broker's files.
+    #[error("the broker's files cannot be used")]
+    Vault(#[from] dunlin_broker::VaultError),
     /// The system gives the node not what it needs.
     #[error("the system does not let the node {what}")]
     System {

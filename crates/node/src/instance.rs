@@ -1,10 +1,10 @@
 //! A keep with a service: what it says unasked, and the connections that it has.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, Weak};
 
-use dunlin_keep_link::{Closed, Connected, ConnectionId, ConnectionState, EndedHow, Report, Wish};
+use dunlin_keep_link::{BrokerCall, Closed, Connected, ConnectionId, ConnectionState, EndedHow, Order, Report, Wish};
 use tokio::runtime::Handle;
 
 use crate::jobs::Job;
@@ -110,6 +110,21 @@ impl Instance {
         }
     }
 
+    /// Brings the keep a stream to the broker. Where there is no way to one, the stream ends at once.
+    fn introduce(&self, call: BrokerCall) {
+        let _in_runtime = self.runtime.enter();
+        let Ok((near, far)) = tokio::net::UnixStream::pair() else { return };
+        let keeps = near.into_std().and_then(|near| near.set_nonblocking(false).map(|()| near));
+        let sent = keeps.map(|near| self.keep.send(&Order::Broker(call), &[near.as_fd()]));
+        let (Some(node), Ok(Ok(()))) = (self.node.upgrade(), sent) else { return };
+        let service = self.service.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = node.broker().join(&service.record().document.subject(), far).await {
+                service.log.note(format!("its keep does not reach the broker: {}", error.in_full()));
+            }
+        });
+    }
+
     fn wished(&self, wish: Wish) {
         let Some(node) = self.node.upgrade() else { return };
         let service = self.service.clone();
@@ -134,6 +149,7 @@ impl Listener for Instance {
                 }
             }
             Report::Wish(wish) => self.wished(wish),
+            Report::Broker(call) => self.introduce(call),
             Report::Note(note) => self.service.log.note(note.text),
             Report::Ended(ended) => *lock(&self.ended) = Some(ended.how),
             // Answers go to whoever asked.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_attest::Policy;
+use dunlin_base::Digest;
 use dunlin_handover::ledger::{Operation, Reading, Recovery, Request, Signer as _};
 use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, Nonce, OperationId, ServiceId};
 use dunlin_identity::{PrivateKey, Verifier};
@@ -14,7 +15,6 @@ use crate::config::{Address, LedgerAt, NodeConfig, ledger_key};
 use crate::error::NodeError;
 use crate::folder;
 use crate::peer::{self, Caller, Hello};
-use crate::record::no_policy;
 
 /// How long a ledger may take for an answer before it counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,19 +85,19 @@ impl LedgerWay {
         }
     }
 
-    /// Makes the record of a new service, under its owner's policy if there is one.
+    /// Makes the record of a new service.
     pub(crate) async fn create(
         &self,
         service: ServiceId,
-        policy: Option<&Policy>,
+        policy: &Policy,
         owner: &PrivateKey,
     ) -> Result<(), NodeError> {
         let action = Operation::Create {
             owner: owner.key(),
             // Before its first start, a service has no state.
-            state_hash: no_policy(),
-            policy_hash: policy.map_or(no_policy(), Policy::hash),
-            policy_version: policy.map_or(1, |policy| policy.document().version),
+            state_hash: Digest::of(b""),
+            policy_hash: policy.hash(),
+            policy_version: policy.document().version,
             recovery: Recovery::default(),
         };
         self.apply(service, 0, 0, action, owner, "create the service").await

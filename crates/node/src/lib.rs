@@ -15,6 +15,7 @@
 //! ```
 
 mod arrive;
+mod broker;
 mod client;
 mod config;
 mod depart;

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use crate::arrive::{self, Moves};
+use crate::broker::BrokerWay;
 use crate::client::ApiClient;
 use crate::config::{Address, NodeConfig, NodeKeys};
 use crate::error::NodeError;
@@ -18,7 +19,7 @@ use crate::keep::{Pool, lock};
 use crate::ledger::LedgerWay;
 use crate::model::{Health, NodeInfo, NodeLine};
 use crate::peer::{self, Accepted, Caller, Hello, Incoming, PeerListener, Reply};
-use crate::record::{Record, is_name};
+use crate::record::{Record, Subject, is_name};
 use crate::service::Service;
 use crate::slots::Slots;
 use crate::{folder, http, relay, verbs};
@@ -33,6 +34,7 @@ pub struct Node {
     keys: NodeKeys,
     caller: Caller,
     ledger: LedgerWay,
+    broker: BrokerWay,
     pool: Arc<Pool>,
     jobs: Jobs,
     moves: Moves,
@@ -59,6 +61,7 @@ impl Node {
         folder::make(&config.folder.join("modules"))?;
         let caller = Caller::new(&config.name, &keys)?;
         let ledger = LedgerWay::open(&config, &caller)?;
+        let broker = BrokerWay::open(&config, &keys, &ledger, &caller)?;
         let pool = Pool::new(&config, &keys, ledger.clone())?;
         let jobs = Jobs::open(&config.folder.join("jobs"))?;
         let services = load(&config.folder.join("services"))?;
@@ -68,6 +71,7 @@ impl Node {
             keys,
             caller,
             ledger,
+            broker,
             pool,
             jobs,
             moves: Moves::default(),
@@ -143,6 +147,10 @@ impl Node {
 
     pub(crate) fn ledger(&self) -> &LedgerWay {
         &self.ledger
+    }
+
+    pub(crate) fn broker(&self) -> &BrokerWay {
+        &self.broker
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
@@ -333,6 +341,7 @@ impl Node {
                 http::serve_stream(self.clone(), stream).await
             }
             Hello::Ledger => self.answer_ledger(stream).await,
+            Hello::Broker { subject } => self.answer_broker(&subject, stream).await,
             Hello::Migrate { migration, document, dry_run } => {
                 arrive::migrate(self.clone(), from, migration, *document, dry_run, stream).await
             }
@@ -356,6 +365,17 @@ impl Node {
             // Its end is the asker's business.
             let _ended = dunlin_ledger::serve(stream, &ledger);
         })?;
+        Ok(())
+    }
+
+    async fn answer_broker(self: &Arc<Self>, subject: &Subject, mut stream: UnixStream) -> io::Result<()> {
+        if !self.broker.is_known_here() {
+            let reason = format!("node {} keeps no ledger, and is not told of a broker", self.name());
+            return peer::reply(&mut stream, &Reply::Refused { reason }).await;
+        }
+        peer::reply(&mut stream, &Reply::Ready).await?;
+        // It ends at once, and the keep asks again: what stands in the way may pass.
+        let _refused = self.broker.join(subject, stream).await;
         Ok(())
     }
 

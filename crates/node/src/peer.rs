@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::config::{Address, NodeKeys};
 use crate::error::NodeError;
-use crate::record::Document;
+use crate::record::{Document, Subject};
 use crate::socket;
 
 /// The version of these greetings.
@@ -133,6 +133,8 @@ pub(crate) enum Hello {
     Http,
     /// Questions to the ledger that this node keeps.
     Ledger,
+    /// A keep wants to speak with the broker, which this node has or knows the way to.
+    Broker { subject: Box<Subject> },
     /// A keep wants to give a service to a keep of this node.
     Migrate { migration: String, document: Box<Document>, dry_run: bool },
     /// The stream of a migration was lost; this is a new one.

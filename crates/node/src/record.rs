@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dunlin_attest::{Bytes, Policy, VerifyingKey};
+use dunlin_attested::policy_in_force;
 use dunlin_base::Digest;
-use dunlin_handover::ServiceId;
+use dunlin_handover::{Key, ServiceId};
 use dunlin_keep_link::{SignedPolicy, Spec, Variable};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,35 @@ pub(crate) struct Document {
     pub(crate) limits: LimitsInfo,
     #[serde(default)]
     pub(crate) policy: Option<PolicyInfo>,
+}
+
+/// A service, as far as the broker must know it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Subject {
+    name: String,
+    id: String,
+    module: String,
+    #[serde(default)]
+    policy: Option<PolicyInfo>,
+}
+
+impl Subject {
+    pub(crate) fn service(&self) -> Result<ServiceId, NodeError> {
+        let invalid = || NodeError::Invalid("the id of a service is not written as hexadecimal digits".into());
+        folder::unhex(&self.id).map(ServiceId).ok_or_else(invalid)
+    }
+
+    /// The policy under which it runs: what its owner signed, or the one that demands nothing but the module and the
+    /// ledger.
+    pub(crate) fn policy_in_force(&self, ledger: Key) -> Result<Policy, NodeError> {
+        let signed = signed_policy(self.policy.as_ref())?;
+        let signed = signed.as_ref().map(|signed| (&*signed.object, &*signed.signer));
+        let module = folder::unhex(&self.module).map(Digest);
+        let module = module.ok_or_else(|| NodeError::Invalid("the digest of a module is none".into()))?;
+        policy_in_force(&self.name, self.service()?, &module, ledger, signed)
+            .map_err(|error| NodeError::Invalid(format!("the policy cannot be used: {error}")))
+    }
 }
 
 /// What is to become of it.
@@ -130,12 +160,13 @@ impl Document {
     }
 
     fn signed_policy(&self) -> Result<Option<SignedPolicy>, NodeError> {
-        let Some(PolicyInfo { object, signer }) = &self.policy else { return Ok(None) };
-        let bytes = |text: &str| {
-            let invalid = || NodeError::Invalid("a policy or its signer is not written as hexadecimal digits".into());
-            text.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| invalid())
-        };
-        Ok(Some(SignedPolicy { object: bytes(object)?, signer: bytes(signer)? }))
+        signed_policy(self.policy.as_ref())
+    }
+
+    /// As the broker must know it.
+    pub(crate) fn subject(&self) -> Subject {
+        let Self { name, id, module, policy, .. } = self.clone();
+        Subject { name, id, module, policy }
     }
 
     pub(crate) fn service(&self) -> Option<ServiceId> {
@@ -147,7 +178,7 @@ impl Document {
     }
 
     /// As a keep takes it.
-    pub(crate) fn spec(&self) -> Result<Spec, NodeError> {
+    pub(crate) fn spec(&self, ledger: Key) -> Result<Spec, NodeError> {
         self.check()?;
         let (Some(service), Some(module)) = (self.service(), self.module_digest()) else {
             return Err(NodeError::Invalid("a service without id or module".into()));
@@ -159,7 +190,7 @@ impl Document {
             service,
             name: self.name.clone(),
             module,
-            policy: self.policy()?.map_or(no_policy(), |policy| policy.hash()),
+            policy: self.subject().policy_in_force(ledger)?.hash(),
             signed_policy: self.signed_policy()?,
             args,
             env,
@@ -169,9 +200,13 @@ impl Document {
     }
 }
 
-/// The digest of the policy that asks for nothing.
-pub(crate) fn no_policy() -> Digest {
-    Digest::of(b"")
+fn signed_policy(policy: Option<&PolicyInfo>) -> Result<Option<SignedPolicy>, NodeError> {
+    let Some(PolicyInfo { object, signer }) = policy else { return Ok(None) };
+    let bytes = |text: &str| {
+        let invalid = || NodeError::Invalid("a policy or its signer is not written as hexadecimal digits".into());
+        text.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| invalid())
+    };
+    Ok(Some(SignedPolicy { object: bytes(object)?, signer: bytes(signer)? }))
 }
 
 impl Record {
@@ -239,7 +274,7 @@ mod tests {
             assert!(Document::new(deploy(name), ServiceId([1; 16])).is_err(), "{name:?}");
         }
         let document = Document::new(deploy("kv-1.test_x"), ServiceId([1; 16])).unwrap();
-        assert_eq!(document.spec().unwrap().args, ["kv-1.test_x", "x"]);
+        assert_eq!(document.spec(Key([9; 32])).unwrap().args, ["kv-1.test_x", "x"]);
         for wrong in ["", "80", "host:", "host:99999"] {
             let deploy = Deploy { listen: vec![wrong.to_owned()], ..deploy("a") };
             assert!(Document::new(deploy, ServiceId([1; 16])).is_err(), "{wrong:?}");

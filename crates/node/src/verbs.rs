@@ -37,7 +37,7 @@ const TRIES: u32 = 5;
 pub(crate) async fn deploy(node: &Arc<Node>, deploy: Deploy) -> Result<Arc<Service>, NodeError> {
     let id = ServiceId(folder::random()?);
     let document = Document::new(deploy, id)?;
-    let policy = document.policy()?;
+    let policy = document.subject().policy_in_force(node.ledger().key())?;
     if !node.module_path(&document.module).is_file() {
         return Err(NodeError::NotFound(format!("module {} is not here: upload it first", document.module)));
     }
@@ -45,7 +45,7 @@ pub(crate) async fn deploy(node: &Arc<Node>, deploy: Deploy) -> Result<Arc<Servi
     let leave = service.begin("its deployment").await?;
     let made = async {
         service.bind(node.config().host, true)?;
-        node.ledger().create(id, policy.as_ref(), &node.keys().owner).await?;
+        node.ledger().create(id, &policy, &node.keys().owner).await?;
         bring_up(node, &service, Origin::First).await
     };
     let made = made.await;
@@ -298,7 +298,7 @@ pub(crate) async fn revive(node: Arc<Node>, service: Arc<Service>, leave: OwnedM
                 settle(&node, &service, begun.elapsed() > UNDECIDED).await
             }
             NodeError::Keep { code: FailCode::StateMissing | FailCode::Module | FailCode::Invalid, .. } => true,
-            NodeError::Keep { code: FailCode::Ledger, .. } | NodeError::LedgerAway { .. } => false,
+            NodeError::Keep { code: FailCode::Ledger | FailCode::Keys, .. } | NodeError::LedgerAway { .. } => false,
             _ => {
                 tries += 1;
                 tries >= TRIES
@@ -374,7 +374,7 @@ pub(crate) fn relay_from_here(node: &Arc<Node>, service: &Arc<Service>) {
 /// Starts an instance. Whoever calls has the leave to.
 pub(crate) async fn bring_up(node: &Arc<Node>, service: &Arc<Service>, origin: Origin) -> Result<(), NodeError> {
     let Document { module, volume, .. } = service.record().document;
-    let spec = service.record().document.spec()?;
+    let spec = service.record().document.spec(node.ledger().key())?;
     let path = node.module_path(&module);
     let module = File::open(&path).map_err(NodeError::file(path, "opened"))?;
     service.set_state(ServiceState::Starting);

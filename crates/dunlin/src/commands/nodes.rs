@@ -74,6 +74,7 @@ pub(crate) async fn start(dir: &Path, names: &[String], warm_keeps: usize) -> Re
             listen: vec![socket(name)],
             peers: others.map(|other| (other.clone(), socket(other))).collect(),
             ledger,
+            broker: None,
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             warm_keeps,
             keep: KeepProgram::find(&[KEEP]).map_err(failed("there is no keep"))?,
@@ -130,6 +131,9 @@ struct Daemon {
     /// The ledger's key, if that peer's folder is not in the same --dir
     #[arg(long, value_name = "HEX", requires = "ledger")]
     ledger_key: Option<String>,
+    /// The socket of a broker that runs as a process of its own; without it, whoever keeps the ledger is the broker
+    #[arg(long, value_name = "SOCKET")]
+    broker: Option<PathBuf>,
     /// Where services listen whose own address is taken or of another machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
@@ -183,6 +187,7 @@ impl Daemon {
             listen: if self.listen.is_empty() { vec![socket(&self.name)] } else { self.listen.clone() },
             peers,
             ledger,
+            broker: self.broker.clone(),
             host: self.host,
             warm_keeps: self.warm_keeps,
             keep: KeepProgram::find(&[KEEP]).map_err(failed("there is no keep"))?,
