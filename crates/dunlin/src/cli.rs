@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attest, bench, broker, demo, evidence, inspect, migrate, nodes, policy, restore, run, service, soak, threats, tpm,
-    wasi,
+    attest, bench, broker, demo, evidence, inspect, migrate, nodes, policy, recover, restore, run, service, soak,
+    threats, tpm, wasi,
 };
 use crate::remote;
 
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Migrate(Box<migrate::Migrate>),
     #[command(before_help = service::CHECKPOINT, after_help = remote::EXIT_CODES)]
     Checkpoint(service::Checkpoint),
+    #[command(before_help = recover::EXAMPLES, after_help = remote::EXIT_CODES)]
+    Recover(recover::Recover),
     Job(migrate::Job),
     #[command(hide = true)]
     Soak(soak::Soak),

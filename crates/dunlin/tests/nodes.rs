@@ -152,6 +152,52 @@ fn a_volume_moves_with_its_service_and_survives_the_node() {
 }
 
 #[test]
+fn a_service_whose_machine_is_lost_comes_back_elsewhere_from_a_copy() {
+    let mut cluster = Cluster::new("recover", &["l", "a", "b"]);
+    let kv = common::built("kv");
+    let ran = cluster.ask("a", &["deploy", kv.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let mut client = Client::connect(&cluster.address("a", "kv"));
+    assert_eq!(client.ask("INCR n"), ":1");
+    let copy = cluster.dir().join("kv.copy");
+    let copy = copy.to_str().unwrap();
+    assert_eq!(cluster.ask("a", &["checkpoint", "kv", "--save", copy]).code, Some(0));
+    assert_eq!(client.ask("INCR n"), ":2");
+    // It runs: whoever wants it elsewhere moves it.
+    cluster.ask("b", &["recover", "--from", copy]).refuses(69, &["runs at node a", "--force"]);
+    // An older copy is worth nothing once there is a newer checkpoint.
+    let newer = cluster.dir().join("kv.newer");
+    let newer = newer.to_str().unwrap();
+    assert_eq!(cluster.ask("a", &["checkpoint", "kv", "--save", newer]).code, Some(0));
+    cluster.kill("a");
+    let stale = cluster.ask("b", &["recover", "--from", copy]);
+    assert_ne!(stale.code, Some(0));
+    assert!(stale.stderr.contains("is not among the stored ones"), "{}", stale.stderr);
+    let ran = cluster.ask("b", &["recover", "--from", newer]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "kv runs on node b, from version 2\n");
+    assert_eq!(Client::connect(&cluster.address("b", "kv")).ask("INCR n"), ":3");
+    // The lost machine is back, with all that it had: it is not the holder, and relays.
+    cluster.start("a");
+    let until = std::time::Instant::now() + cluster::PATIENCE;
+    while cluster.place("a", "kv") != Some(("b".to_owned(), "running".to_owned())) {
+        assert!(std::time::Instant::now() < until, "{:?}", cluster.place("a", "kv"));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(Client::connect(&cluster.address("a", "kv")).ask("INCR n"), ":4");
+    assert_eq!(cluster.migrate("kv", "a", &[])["state"], "done");
+    assert_eq!(Client::connect(&cluster.address("b", "kv")).ask("INCR n"), ":5");
+    // And with force, although it runs: what came after the checkpoint is gone.
+    assert_eq!(cluster.ask("a", &["checkpoint", "kv", "--save", newer]).code, Some(0));
+    assert_eq!(Client::connect(&cluster.address("a", "kv")).ask("INCR n"), ":6");
+    let ran = cluster.ask("b", &["recover", "--force", "--from", newer]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(Client::connect(&cluster.address("b", "kv")).ask("INCR n"), ":6");
+    std::fs::write(newer, b"nonsense").unwrap();
+    cluster.ask("b", &["recover", "--from", newer]).refuses(64, &["not a copy of a checkpoint"]);
+}
+
+#[test]
 fn half_closed_connections_and_unread_bytes_move() {
     let cluster = Cluster::new("half", &["a", "b"]);
     let address = cluster.deploy("a", "kv");

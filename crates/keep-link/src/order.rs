@@ -229,12 +229,13 @@ impl Wire for Start {
 pub enum Origin {
     /// For the first time: its record was created and nobody holds it.
     First,
-    /// From the committed state, which must be among what `States` holds: after a stop, a crash, or a recovery by the
-    /// owner to this machine.
+    /// From the committed state, which must be among what `States` holds: after a stop or a crash.
     Again,
+    /// The same, taken from another machine with the owner's leave, which the node adds to the request to the ledger.
+    Recovered,
 }
 
-wire_tags!(Origin, "origin", { First = 1, Again = 2 });
+wire_tags!(Origin, "origin", { First = 1, Again = 2, Recovered = 3 });
 
 /// End the program. Answered by `Ended`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

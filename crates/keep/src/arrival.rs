@@ -1,6 +1,7 @@
 //! The service arrives from another keep.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_base::Digest;
 use dunlin_engine::{Instance, Lazy, Prepared};
@@ -24,6 +25,9 @@ use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer};
 use crate::service::{Parts, Service};
 use crate::who::{Who, entropy};
+
+/// In post-copy, a service whose memory does not come for so long goes back to the state that its source retained.
+const GIVE_BACK: Duration = Duration::from_secs(20);
 
 /// An arrival that is ready to begin.
 pub(crate) struct Arrival {
@@ -52,7 +56,7 @@ impl Arrival {
                 evidence: peer.own_evidence.clone(),
                 versions: Versions::SUPPORTED,
                 keys: who.keys.clone(),
-                limits: Limits::default(),
+                limits: Limits { give_back: Some(GIVE_BACK), ..Limits::default() },
                 guard: peer::guard(),
                 entropy: entropy()?,
             },

@@ -6,7 +6,8 @@
 //!                     │     version 0 ───────────────> resume ─> from the beginning: nothing was ever committed
 //!                     │     its state is here ───────> resume ─> broker: keys ─> from that state
 //!                     │     its state is not here ───> failed
-//!                     └── held elsewhere, retired ───> failed
+//!                     ├── held elsewhere ────────────> failed, unless its owner recovers it: as if it were held here
+//!                     └── retired ───────────────────> failed
 //! ```
 //!
 //! The broker gives keys to nobody but the holder, so the epoch is taken before the state is opened. If that state then
@@ -19,7 +20,7 @@ use dunlin_base::Digest;
 use dunlin_handover::boot::{Blob, Boot, decide};
 use dunlin_handover::ledger::{Reading, Record, Status};
 use dunlin_instrument::Map;
-use dunlin_keep_link::Spec;
+use dunlin_keep_link::{Origin, Spec};
 use dunlin_seal::VolumeSeal;
 use dunlin_snapshot::{Envelope, Extra, Memory, Page, Snapshot, State};
 use zeroize::Zeroizing;
@@ -37,10 +38,17 @@ use crate::states::{Found, States};
 pub(crate) struct Plan {
     /// The record before this instance takes the service.
     record: Record,
-    /// Whether anybody has held it.
-    held: bool,
+    take: Take,
     /// The reading by which a stored state is chosen; without it the service starts from its beginning.
     stored: Option<Box<Reading>>,
+}
+
+/// By which operation of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Take {
+    Claim,
+    Resume,
+    Recover,
 }
 
 /// A stored state, which is the committed one.
@@ -86,7 +94,13 @@ impl VolumeKeys {
 }
 
 /// Finds out how the service can start here.
-pub(crate) fn plan(office: &mut Office, states: &States, spec: &Spec, loaded: &Loaded) -> Result<Plan, Failure> {
+pub(crate) fn plan(
+    office: &mut Office,
+    states: &States,
+    spec: &Spec,
+    loaded: &Loaded,
+    origin: Origin,
+) -> Result<Plan, Failure> {
     let reading = office.read()?;
     let record = reading.record;
     if record.policy_hash != spec.policy {
@@ -94,27 +108,35 @@ pub(crate) fn plan(office: &mut Office, states: &States, spec: &Spec, loaded: &L
         return Err(Failure::Invalid(reason));
     }
     let here = Some(office.who().platform());
-    let beginning = |held| Plan { record, held, stored: None };
-    match record.status {
-        Status::Created => Ok(beginning(false)),
-        Status::Retired => Err(Failure::NotHolder("its owner has retired the service".to_owned())),
-        Status::Held if record.holder_platform != here => Err(match record.holder_platform {
-            Some(platform) => Failure::Elsewhere(platform),
-            None => Failure::NotHolder("nobody holds it".to_owned()),
-        }),
-        Status::Held if record.version == 0 => Ok(beginning(true)),
-        Status::Held => {
-            loaded.check_movable()?;
-            choose(office, &reading, &states.list()?)?;
-            Ok(Plan { record, held: true, stored: Some(Box::new(reading)) })
+    let elsewhere = record.holder_platform != here;
+    let take = match record.status {
+        Status::Created => Take::Claim,
+        Status::Retired => return Err(Failure::NotHolder("its owner has retired the service".to_owned())),
+        Status::Held if elsewhere && origin == Origin::Recovered => Take::Recover,
+        Status::Held if elsewhere => {
+            return Err(match record.holder_platform {
+                Some(platform) => Failure::Elsewhere(platform),
+                None => Failure::NotHolder("nobody holds it".to_owned()),
+            });
         }
+        Status::Held => Take::Resume,
+    };
+    if take == Take::Claim || record.version == 0 {
+        return Ok(Plan { record, take, stored: None });
     }
+    loaded.check_movable()?;
+    choose(office, &reading, take, &states.list(&record)?)?;
+    Ok(Plan { record, take, stored: Some(Box::new(reading)) })
 }
 
 impl Plan {
     /// Takes the service.
     pub(crate) fn take(&self, office: &mut Office) -> Result<Record, Failure> {
-        if self.held { office.resume(&self.record) } else { office.claim(&self.record) }
+        match self.take {
+            Take::Claim => office.claim(&self.record),
+            Take::Resume => office.resume(&self.record),
+            Take::Recover => office.recover(&self.record),
+        }
     }
 
     /// The state from which the holder in `epoch` goes on, or `None` if it starts from the beginning.
@@ -128,15 +150,15 @@ impl Plan {
     ) -> Result<Option<Stored>, Failure> {
         let Some(reading) = &self.stored else { return Ok(None) };
         let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
-        let mut found = states.list()?;
+        let mut found = states.list(&self.record)?;
         let mut seals = Vec::new();
         loop {
-            let Found { path, blob } = found.swap_remove(choose(office, reading, &found)?);
+            let Found { path, blob } = found.swap_remove(choose(office, reading, self.take, &found)?);
             // What a name claims may be wrong, by accident or not: then it is as if it were not there.
             if !blob.complete {
                 continue;
             }
-            if seals.is_empty() && !states.is_staged(&path) {
+            if seals.is_empty() && !states.is_of_this_machine(&path) {
                 seals = [keys.written(epoch)?, Some(keys.objects(epoch)?)].into_iter().flatten().collect();
             }
             if let Ok(staged) = states.open(&path, &seals)
@@ -149,10 +171,15 @@ impl Plan {
 }
 
 /// Which of the stored states is, by its name, the committed one.
-fn choose(office: &Office, reading: &Reading, found: &[Found]) -> Result<usize, Failure> {
+fn choose(office: &Office, reading: &Reading, take: Take, found: &[Found]) -> Result<usize, Failure> {
     let (record, keys) = (&reading.record, &office.who().keys);
     let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
-    match decide(reading, reading.nonce, keys.ledger, &*keys.checks, office.who().platform(), &blobs) {
+    // Where the owner recovers a service, it is held elsewhere, and the state is as good as if it were not.
+    let platform = match take {
+        Take::Recover => record.holder_platform.unwrap_or(office.who().platform()),
+        Take::Claim | Take::Resume => office.who().platform(),
+    };
+    match decide(reading, reading.nonce, keys.ledger, &*keys.checks, platform, &blobs) {
         Ok(Boot::Resume { blob }) => Ok(blob),
         Ok(_) => Err(Failure::StateMissing { version: record.version, state_hash: record.state_hash }),
         Err(error) => Err(Failure::NotHolder(error.to_string())),

@@ -83,6 +83,13 @@ impl Office {
         self.take(record, action)
     }
 
+    /// Takes the service from another machine. Its owner has to sign this, too.
+    pub(crate) fn recover(&mut self, record: &Record) -> Result<Record, Failure> {
+        let action =
+            Operation::Recover { holder: self.who.keys.holder.key(), platform: self.platform(), evidence: evidence() };
+        self.take(record, action)
+    }
+
     /// Commits a state.
     pub(crate) fn commit(&mut self, record: &Record, state_hash: Digest) -> Applied {
         let action = Operation::Commit { parent: record.state_hash, state_hash };

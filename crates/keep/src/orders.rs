@@ -230,7 +230,7 @@ impl Clerk {
 
     fn start(&mut self, start: Start, descriptors: Vec<OwnedFd>) -> Result<bool, Failure> {
         let who = self.who()?;
-        let Start { order, spec, origin: _, offered } = start;
+        let Start { order, spec, origin, offered } = start;
         let given = Given::new(&offered, descriptors, spec.service, &who.machine)?;
         self.desk.pass(Doing::Waiting, Doing::Starting, "start a service")?;
         let desk = self.desk.clone();
@@ -246,7 +246,7 @@ impl Clerk {
                 let keys = Keys::new(desk.post.clone(), who.clone(), &spec);
                 let started = keys.and_then(|keys| {
                     let mut office = Office::new(desk.post.clone(), who, spec.service)?;
-                    Service::start(spec, given, around, keys, &mut office)
+                    Service::start(spec, given, around, keys, origin, &mut office)
                 });
                 match started {
                     Ok(service) => {

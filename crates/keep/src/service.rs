@@ -11,7 +11,7 @@ use dunlin_engine::Instance;
 use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::{CarriedConnection, World};
 use dunlin_instrument::PASS_VERSION;
-use dunlin_keep_link::Spec;
+use dunlin_keep_link::{Origin, Spec};
 use dunlin_snapshot::{Features, Module, Snapshot};
 
 use crate::boot::{self, Plan, Stored, VolumeKeys};
@@ -78,6 +78,7 @@ impl Service {
         given: Given,
         around: Around,
         keys: Arc<Keys>,
+        origin: Origin,
         office: &mut Office,
     ) -> Result<Self, Failure> {
         let config = given.config(&spec, &around)?;
@@ -85,7 +86,7 @@ impl Service {
         let Given { module, states, .. } = given;
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
         let loaded = Loaded::from_file(module, &spec)?;
-        let plan: Plan = boot::plan(office, &states, &spec, &loaded)?;
+        let plan: Plan = boot::plan(office, &states, &spec, &loaded, origin)?;
         let world = |error: dunlin_host::Error| Failure::Busy(text(&error));
         let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
         let record = plan.take(office)?;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use dunlin_base::Digest;
 use dunlin_handover::MigrationId;
 use dunlin_handover::boot::Blob;
+use dunlin_handover::ledger::Record;
 use dunlin_seal::ObjectSeal;
 
 use crate::error::Failure;
@@ -77,9 +78,10 @@ impl States {
         self.path.join(format!("staged-{migration}"))
     }
 
-    /// Whether a state is one that arrived, by its name.
-    pub(crate) fn is_staged(&self, path: &Path) -> bool {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("staged-"))
+    /// Whether a state is sealed to this machine, by its name: one that arrived, or that was retained.
+    pub(crate) fn is_of_this_machine(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("staged-") || name.starts_with("retained-")
     }
 
     pub(crate) fn retained(&self, migration: MigrationId) -> PathBuf {
@@ -97,8 +99,9 @@ impl States {
         File::open(&self.path)?.sync_all()
     }
 
-    /// All states that are here. One that arrived is described by what was staged with it.
-    pub(crate) fn list(&self) -> Result<Vec<Found>, Failure> {
+    /// All states that are here, where the ledger says `committed`. One that arrived is described by what was staged with
+    /// it; one that was retained does not say what it is, and may be the committed one.
+    pub(crate) fn list(&self, committed: &Record) -> Result<Vec<Found>, Failure> {
         let failed = Failure::system("the directory of states cannot be listed");
         let entries: Vec<_> = fs::read_dir(&self.path).and_then(Iterator::collect).map_err(failed)?;
         let mut found = Vec::new();
@@ -114,6 +117,9 @@ impl States {
                 let Ok(Staged { arrival: Some(arrival), missing, .. }) = load(self.shelf(&path)) else { continue };
                 let last = &arrival.last;
                 let blob = Blob { version: last.version, state_hash: last.state_hash, complete: missing.is_empty() };
+                found.push(Found { path, blob });
+            } else if name.starts_with("retained-") {
+                let blob = Blob { version: committed.version, state_hash: committed.state_hash, complete: true };
                 found.push(Found { path, blob });
             }
         }
@@ -147,6 +153,22 @@ impl States {
 mod tests {
     use super::*;
 
+    fn record(version: u64) -> Record {
+        Record {
+            service: dunlin_handover::ServiceId([1; 16]),
+            epoch: 3,
+            holder: None,
+            holder_platform: None,
+            version,
+            state_hash: Digest::of(b"committed"),
+            state_epoch: 2,
+            policy_hash: Digest::of(b"policy"),
+            policy_version: 1,
+            status: dunlin_handover::ledger::Status::Held,
+            prev: Digest([0; 32]),
+        }
+    }
+
     #[test]
     fn names_are_read_back_and_only_our_own_are_cleared() {
         let directory = std::env::temp_dir().join(format!("dunlin-states-{}", std::process::id()));
@@ -162,7 +184,7 @@ mod tests {
         fs::write(states.state(7, &digest), b"a").unwrap();
         fs::write(states.state(8, &digest), b"b").unwrap();
         states.store_module(b"\0asm").unwrap();
-        let found = states.list().unwrap();
+        let found = states.list(&record(9)).unwrap();
         let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
         let blob = |version| Blob { version, state_hash: digest, complete: true };
         assert_eq!(blobs, [blob(8), blob(7)]);

@@ -21,6 +21,7 @@ use crate::model::ServiceState;
 use crate::node::{MODULE_LIMIT, Node};
 use crate::peer::{self, Reply};
 use crate::record::{Document, Place, Record, Wanted};
+use crate::recover;
 use crate::service::Service;
 use crate::verbs;
 
@@ -179,6 +180,8 @@ impl Arrival {
                         live(&service, &instance, epoch, version);
                     }
                     if complete {
+                        // Until now, the state that its source retains was needed to start it again.
+                        let _in_memory = service.change(|record| record.place = Place::Here);
                         return;
                     }
                 }
@@ -193,8 +196,7 @@ impl Arrival {
                     service.live(|live| live.instance = None);
                     service.log.note(format!("given back to {from}: the link was lost for too long"));
                     keep.hang_up();
-                    let _in_memory = service.change(|record| record.place = Place::Away { node: from });
-                    return verbs::relay_from_here(&node, &service);
+                    return recover::is_back_at(&node, &service, &from).await;
                 }
                 ArrivedHow::DryRun => {
                     keep.hang_up();
@@ -241,7 +243,6 @@ fn live(service: &Arc<Service>, instance: &Arc<Instance>, epoch: u64, version: u
         Running { order: dunlin_keep_link::OrderId(0), epoch, version, pinned: None, took: std::time::Duration::ZERO };
     service.runs(instance.clone(), &running);
     let written = service.change(|record| {
-        record.place = Place::Here;
         record.wanted = Wanted::Running;
         record.message = None;
     });

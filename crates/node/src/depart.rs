@@ -74,6 +74,7 @@ impl Departure {
         let (state, message) = ended;
         let Self { node, service, instance, job, switched, .. } = self;
         instance.set_job(None);
+        service.live(|live| live.leaving = None);
         if switched {
             instance.keep.hang_up();
         } else if service.live(|live| live.state) == ServiceState::Leaving {
@@ -184,8 +185,10 @@ impl Departure {
     fn switch_over(&self, connections: &[dunlin_keep_link::ConnectionState]) -> Result<(), NodeError> {
         let to = &self.request.to;
         self.instance.hand_over(&self.node, to, &self.job.migration.to_string(), connections);
+        let instance = self.instance.clone();
         self.service.live(|live| {
             live.instance = None;
+            live.leaving = Some(instance);
             live.state = ServiceState::Away;
             live.epoch = None;
             live.version = None;

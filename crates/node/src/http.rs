@@ -23,16 +23,17 @@ use tokio::net::UnixStream;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::{IntoParams, OpenApi};
 
+use crate::backup::BACKUP_LIMIT;
 use crate::client::ApiError;
 use crate::error::NodeError;
 use crate::keep::run_blocking;
 use crate::model::{
     AttestDone, AttestRequest, CheckpointDone, Deploy, JobInfo, JobState, Line, MigrateRequest, NodeInfo, NodeLine,
-    Problem, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored,
+    Problem, RecoverRequest, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored,
 };
 use crate::node::{MODULE_LIMIT, Node};
 use crate::service::Service;
-use crate::{depart, folder, verbs};
+use crate::{depart, folder, recover, verbs};
 
 /// How many nodes a request may be passed through: a service that moves may be found a node further.
 const HOPS: u32 = 4;
@@ -48,8 +49,28 @@ const HOP: &str = "x-dunlin-hop";
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        node, nodes, list, deploy, describe, remove, start, stop, checkpoint, attest, restore, migrate, logs, jobs,
-        job, watch, abort, upload, download
+        node,
+        nodes,
+        list,
+        deploy,
+        describe,
+        remove,
+        start,
+        stop,
+        checkpoint,
+        saved,
+        attest,
+        restore,
+        recover,
+        recover_from,
+        migrate,
+        logs,
+        jobs,
+        job,
+        watch,
+        abort,
+        upload,
+        download
     )
 )]
 struct Document;
@@ -66,12 +87,16 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/services/{name}", get(describe).delete(remove))
         .route("/v1/services/{name}/start", post(start))
         .route("/v1/services/{name}/stop", post(stop))
-        .route("/v1/services/{name}/checkpoint", post(checkpoint))
+        .route("/v1/services/{name}/checkpoint", post(checkpoint).get(saved))
         .route("/v1/services/{name}/attest", post(attest))
         .route("/v1/services/{name}/restore", post(restore))
         .route("/v1/services/{name}/migrate", post(migrate))
         .route("/v1/services/{name}/logs", get(logs))
         .route_layer(middleware::from_fn_with_state(node.clone(), to_its_node));
+    let of_recovery = Router::new()
+        .route("/v1/services/{name}/recover", post(recover))
+        .route("/v1/recover", put(recover_from))
+        .layer(DefaultBodyLimit::max(BACKUP_LIMIT as usize));
     let of_job = Router::new()
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/jobs/{id}/watch", get(watch))
@@ -87,6 +112,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/jobs", get(jobs))
         .route("/v1/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], openapi()) }))
         .merge(of_service)
+        .merge(of_recovery)
         .merge(of_job)
         .merge(of_module)
         .fallback(|| async { NodeError::NotFound("there is no such path: /v1/openapi.json lists them".to_owned()) })
@@ -281,6 +307,59 @@ async fn restore(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Ans
     let service = node.service(&name)?;
     let info = detached(async move {
         verbs::restore(&node, &service).await?;
+        Ok(verbs::describe(&node, &service).await)
+    });
+    Ok(Json(info.await?))
+}
+
+/// A copy of the last checkpoint, from which the owner can bring the service back on another machine. The state in it is
+/// sealed.
+#[utoipa::path(
+    get, path = "/v1/services/{name}/checkpoint", params(("name" = String, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Problem))
+)]
+async fn saved(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer {
+    let service = node.service(&name)?;
+    let bytes = run_blocking(move || recover::backup(&node, &service)).await?;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+/// Takes a service from the machine that the ledger names, with the leave of its owner, whose key this node has: from a
+/// state that is here.
+#[utoipa::path(
+    post, path = "/v1/services/{name}/recover", params(("name" = String, Path)), request_body = RecoverRequest,
+    responses((status = 200, body = ServiceInfo), (status = "4XX", body = Problem), (status = "5XX", body = Problem))
+)]
+async fn recover(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    Query(here): Query<Here>,
+    Json(how): Json<RecoverRequest>,
+) -> Answer<Json<ServiceInfo>> {
+    let service = node.service(&name)?;
+    if here.id.is_some_and(|id| id != service.id()) {
+        return Err(NodeError::NotFound(format!("node {} has another service {name}", node.name())));
+    }
+    let info = detached(async move {
+        recover::recover(&node, &service, how.force).await?;
+        Ok(verbs::describe(&node, &service).await)
+    });
+    Ok(Json(info.await?))
+}
+
+/// The same from a copy of its last checkpoint.
+#[utoipa::path(
+    put, path = "/v1/recover", params(Here),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = ServiceInfo), (status = "4XX", body = Problem), (status = "5XX", body = Problem))
+)]
+async fn recover_from(
+    State(node): State<Arc<Node>>,
+    Query(here): Query<Here>,
+    body: Bytes,
+) -> Answer<Json<ServiceInfo>> {
+    let info = detached(async move {
+        let service = recover::from_backup(&node, &body, here.force).await?;
         Ok(verbs::describe(&node, &service).await)
     });
     Ok(Json(info.await?))

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as blocking};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin_handover::{LedgerCall, LedgerReply};
-use dunlin_identity::{Issuer, PublicKey};
+use dunlin_handover::ledger::Operation;
+use dunlin_handover::{LedgerCall, LedgerQuery, LedgerReply};
+use dunlin_identity::{Issuer, PrivateKey, PublicKey};
 use dunlin_keep_link::{Channel, FailCode, Failed, Identity, Order, OrderId, Packet, Ready, Report, Versions};
 use tokio::sync::{mpsc, watch};
 
@@ -48,6 +49,8 @@ pub(crate) struct Keep {
     listener: Mutex<Option<Arc<dyn Listener>>>,
     dead: AtomicBool,
     ended: watch::Sender<bool>,
+    /// The owner's key, for a keep that is to take its service from another machine.
+    recovers: Mutex<Option<PrivateKey>>,
 }
 
 struct Orders {
@@ -119,6 +122,22 @@ impl Keep {
         // Numbers rise on the wire, so the lock is held until it is sent.
         self.send(&make(id), descriptors)?;
         Ok(Answers(receiver))
+    }
+
+    /// From here on, the owner agrees to what this keep asks of the ledger to take its service from another machine.
+    pub(crate) fn may_recover(&self, owner: &PrivateKey) {
+        *lock(&self.recovers) = Some(owner.clone());
+    }
+
+    /// Adds the owner's signature where it is due.
+    fn vouched(&self, mut call: LedgerCall) -> LedgerCall {
+        if let LedgerQuery::Apply(request) = &mut call.query
+            && matches!(request.action, Operation::Recover { .. })
+            && let Some(owner) = &*lock(&self.recovers)
+        {
+            **request = (**request).clone().signed(owner);
+        }
+        call
     }
 
     /// Sends a message that has no answer.
@@ -193,7 +212,7 @@ impl Keep {
         let mut session = ledger.session();
         while let Ok(call) = asked.recv() {
             let id = call.id;
-            let answer = session.ask(call);
+            let answer = session.ask(self.vouched(call));
             if self.send(&Order::LedgerReply(LedgerReply { id, answer }), &[]).is_err() {
                 return;
             }
@@ -337,6 +356,7 @@ impl Pool {
             listener: Mutex::new(None),
             dead: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            recovers: Mutex::default(),
         });
         let (receiver, ledger) = (keep.clone(), self.ledger.clone());
         let spawned = thread::Builder::new().name("dunlin-reports".to_owned()).stack_size(1 << 20).spawn(move || {

@@ -15,6 +15,7 @@
 //! ```
 
 mod arrive;
+mod backup;
 mod broker;
 mod client;
 mod config;
@@ -33,19 +34,21 @@ mod model;
 mod node;
 mod peer;
 mod record;
+mod recover;
 mod relay;
 mod service;
 mod slots;
 pub mod socket;
 mod verbs;
 
+pub use backup::BACKUP_LIMIT;
 pub use client::{ApiClient, ApiError};
 pub use config::{Address, KeepProgram, LedgerAt, NodeConfig, NodeKeys, Realm};
 pub use error::NodeError;
 pub use http::openapi;
 pub use model::{
     AttestDone, AttestRequest, CheckpointDone, Deploy, DowntimeParts, Health, JobInfo, JobState, LimitsInfo, Line,
-    MigrateRequest, ModeName, NodeInfo, NodeLine, Owner, PhaseMark, PolicyInfo, Problem, RamStatistics, ServiceInfo,
-    ServiceLine, ServiceState, StatisticsInfo, StopRequest, Stored, Stream, TierName, TimeoutActionName,
+    MigrateRequest, ModeName, NodeInfo, NodeLine, Owner, PhaseMark, PolicyInfo, Problem, RamStatistics, RecoverRequest,
+    ServiceInfo, ServiceLine, ServiceState, StatisticsInfo, StopRequest, Stored, Stream, TierName, TimeoutActionName,
 };
 pub use node::Node;

@@ -225,6 +225,14 @@ pub struct StopRequest {
     pub kill: bool,
 }
 
+/// How to bring a service back.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// Also if it runs at another node; it ends there, without what came after its last checkpoint.
+    pub force: bool,
+}
+
 /// A committed state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CheckpointDone {

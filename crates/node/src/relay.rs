@@ -188,8 +188,8 @@ async fn called(node: &Arc<Node>, service: &Arc<Service>, listener: u32) -> io::
         match service.away() {
             Some(at) => match node.call(&at, &hello).await {
                 Ok((stream, Reply::Ready)) => return Ok(stream),
-                // The shortest way from now on.
-                Ok((_, Reply::Moved { node: to })) if to != at => {
+                // The shortest way from now on. Who sends clients back here has not heard yet that it has the service.
+                Ok((_, Reply::Moved { node: to })) if to != at && to != node.name() => {
                     service.moved_on(&at, &to);
                     continue;
                 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use dunlin_base::Digest;
 use dunlin_keep_link::Running;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::AbortHandle;
@@ -18,6 +19,7 @@ use crate::logs::Log;
 use crate::model::{ServiceLine, ServiceState};
 use crate::node::Node;
 use crate::record::{Place, Record, Wanted};
+use crate::recover::state_name;
 use crate::relay;
 
 /// How long whoever wants to change something waits for who is at it.
@@ -41,6 +43,8 @@ pub(crate) struct Service {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) instance: Option<Arc<Instance>>,
+    /// What ran here and has memory that the service still needs elsewhere.
+    pub(crate) leaving: Option<Arc<Instance>>,
     pub(crate) state: ServiceState,
     pub(crate) epoch: Option<u64>,
     pub(crate) version: Option<u64>,
@@ -59,12 +63,13 @@ impl Service {
             (Place::Here, Wanted::Stopped) => ServiceState::Stopped,
             (Place::Here, Wanted::Ended) => ServiceState::Ended,
         };
+        let live = Live { instance: None, leaving: None, state, epoch: None, version: None, pinned: None };
         Ok(Arc::new(Self {
             name: record.document.name.clone(),
             folder: folder.to_owned(),
             log: Log::open(&folder.join("logs"))?,
             record: Mutex::new(record),
-            live: Mutex::new(Live { instance: None, state, epoch: None, version: None, pinned: None }),
+            live: Mutex::new(live),
             gate: Arc::default(),
             doing: Mutex::new("nothing"),
             sockets: Mutex::new(Vec::new()),
@@ -244,6 +249,23 @@ impl Service {
 
     pub(crate) fn states(&self) -> Result<File, NodeError> {
         open(&self.folder.join("states"))
+    }
+
+    /// Where a committed state is.
+    pub(crate) fn state_path(&self, version: u64, state_hash: &Digest) -> PathBuf {
+        self.folder.join("states").join(state_name(version, state_hash))
+    }
+
+    /// The committed state with the highest version, as its name has it.
+    pub(crate) fn newest_state(&self) -> Result<Option<(u64, Digest, PathBuf)>, NodeError> {
+        let folder = self.folder.join("states");
+        let entries = std::fs::read_dir(&folder).map_err(NodeError::file(folder, "read"))?;
+        let named = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (version, digest) = name.strip_prefix("state-")?.split_once('-')?;
+            Some((version.parse().ok()?, digest.parse().ok()?, entry.path()))
+        });
+        Ok(named.max_by_key(|(version, _, _)| *version))
     }
 
     pub(crate) fn volume(&self) -> Result<File, NodeError> {

@@ -24,6 +24,7 @@ use crate::model::{
 };
 use crate::node::Node;
 use crate::record::{Document, Place, Record, Wanted};
+use crate::recover;
 use crate::service::Service;
 
 /// How long a keep may take to suspend its program, or to end.
@@ -297,7 +298,14 @@ pub(crate) async fn revive(node: Arc<Node>, service: Arc<Service>, leave: OwnedM
             NodeError::Keep { code: FailCode::NotHolder, .. } => {
                 settle(&node, &service, begun.elapsed() > UNDECIDED).await
             }
-            NodeError::Keep { code: FailCode::StateMissing | FailCode::Module | FailCode::Invalid, .. } => true,
+            NodeError::Keep { code: FailCode::StateMissing, .. } => {
+                if recover::falls_back(&node, &service).await {
+                    return;
+                }
+                // Its source may come back, too.
+                !matches!(service.record().place, Place::Arriving { .. }) || begun.elapsed() > UNDECIDED
+            }
+            NodeError::Keep { code: FailCode::Module | FailCode::Invalid, .. } => true,
             NodeError::Keep { code: FailCode::Ledger | FailCode::Keys, .. } | NodeError::LedgerAway { .. } => false,
             _ => {
                 tries += 1;
@@ -384,6 +392,9 @@ pub(crate) async fn bring_up(node: &Arc<Node>, service: &Arc<Service>, origin: O
     offers.extend(surroundings(service, volume)?);
     let keep = node.pool().take().await?;
     let instance = Instance::new(node, service, keep.clone(), None);
+    if origin == Origin::Recovered {
+        keep.may_recover(&node.keys().owner);
+    }
     let started = async {
         let (offered, descriptors) = offer(offers)?;
         let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
@@ -440,7 +451,7 @@ pub(crate) fn running(service: &Service) -> Result<Arc<Instance>, NodeError> {
     service.instance().ok_or_else(|| NodeError::Conflict(format!("{name} does not run: start it first")))
 }
 
-fn origin(service: &Service) -> Origin {
+pub(crate) fn origin(service: &Service) -> Origin {
     if service.record().claimed { Origin::Again } else { Origin::First }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod migrate;
 pub(crate) mod nodes;
 pub(crate) mod policy;
+pub(crate) mod recover;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod service;
@@ -39,6 +40,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Rm(args) => service::rm(&args),
         Command::Migrate(args) => migrate::migrate(&args),
         Command::Checkpoint(args) => service::checkpoint(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Job(args) => migrate::job(&args),
         Command::Soak(args) => soak::run(&args),
         Command::KeepProcess(args) => nodes::keep_process(&args),

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 use dunlin_attest::{Bytes, VerifyingKey};
 use dunlin_base::Digest;
 use dunlin_node::{
-    CheckpointDone, Deploy, LimitsInfo, Line, PolicyInfo, ServiceInfo, ServiceLine, ServiceState, StopRequest, Stored,
-    Stream, TierName,
+    BACKUP_LIMIT, CheckpointDone, Deploy, LimitsInfo, Line, PolicyInfo, ServiceInfo, ServiceLine, ServiceState,
+    StopRequest, Stored, Stream, TierName,
 };
 
 use crate::failure::{Exit, Failure, Result};
@@ -377,6 +377,9 @@ fn started(node: &NodeArgs, name: &str, verb: &str, failed: &str) -> Result<Exit
 pub(crate) struct Checkpoint {
     /// Which service
     name: String,
+    /// Keep a copy, from which the service can be recovered on another machine; the state in it is sealed
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -386,7 +389,8 @@ pub(crate) struct Checkpoint {
 pub(crate) const CHECKPOINT: &str = "\
 Examples:
   dunlin checkpoint kv
-  dunlin restore --service kv             go back to it";
+  dunlin restore --service kv             go back to it
+  dunlin checkpoint kv --save kv.copy     and keep a copy in case the machine is lost";
 
 pub(crate) fn checkpoint(args: &Checkpoint) -> Result<ExitCode> {
     let api = args.node.api()?;
@@ -394,6 +398,12 @@ pub(crate) fn checkpoint(args: &Checkpoint) -> Result<ExitCode> {
     let done: CheckpointDone = talk(async {
         api.post(&path, &()).await.map_err(refused(format!("no checkpoint of {} is taken", args.name)))
     })?;
+    if let Some(path) = &args.save {
+        let copied = || format!("the checkpoint of {} is taken, and cannot be copied", args.name);
+        let source = format!("/v1/services/{}/checkpoint", args.name);
+        let bytes = talk(async { api.get_bytes(&source, BACKUP_LIMIT).await.map_err(refused(copied())) })?;
+        file::write_atomically(path, &bytes)?;
+    }
     args.output.print(&done, |done| {
         format!(
             "{} is at version {}: {} in {}, paused {}\n",
