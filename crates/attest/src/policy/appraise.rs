@@ -108,10 +108,7 @@ impl<'a> Check<'a> {
         let (from, to) = (self.policy.issued.seconds(), self.policy.expires.seconds());
         if now < from || now > to {
             let (issued, expires) = (self.policy.issued, self.policy.expires);
-            self.deny(
-                Rule::PolicyTime,
-                format!("the policy applies from {issued} to {expires}; now is {}", Utc(now)),
-            );
+            self.deny(Rule::PolicyTime, format!("the policy applies from {issued} to {expires}; now is {}", Utc(now)));
         }
         if let Some(expires) = self.claims.expires.filter(|expires| now > *expires) {
             self.deny(Rule::ClaimsExpired, format!("what was verified ended at {}; now is {}", Utc(expires), Utc(now)));
