@@ -102,13 +102,25 @@ fn put(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+fn what_is_wrong<E>(error: &ciborium::de::Error<E>) -> String {
+    use ciborium::de::Error;
+    match error {
+        // A slice can only be too short.
+        Error::Io(_) => "it ends too early".to_owned(),
+        Error::Syntax(at) => format!("byte {at} is wrong"),
+        Error::Semantic(Some(at), what) => format!("{what} at byte {at}"),
+        Error::Semantic(None, what) => what.clone(),
+        Error::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    }
+}
+
 /// Decodes one item that fills `bytes` and is in deterministic form.
 pub(crate) fn decode(bytes: &[u8], limit: usize) -> Result<Value, CborError> {
     if bytes.len() > limit {
         return Err(CborError::TooLong { length: bytes.len(), limit });
     }
     let value: Value = ciborium::de::from_reader_with_recursion_limit(bytes, 16)
-        .map_err(|error| CborError::Syntax(error.to_string()))?;
+        .map_err(|error| CborError::Syntax(what_is_wrong(&error)))?;
     if has_twin_keys(&value) || encode(&value) != bytes {
         return Err(CborError::NotDeterministic);
     }

@@ -130,6 +130,9 @@ fn p1_simulated_evidence_of_this_machine_is_labelled_and_no_floor_takes_it() {
     // Without naming the simulation nothing is believed.
     let refused = scratch.dunlin(&["evidence", "show", "a.evidence"]);
     assert_eq!(refused.code, Some(1));
+    assert!(refused.stdout.contains("--sim NAME"), "{}", refused.stdout);
+    scratch.write("cut.evidence", &scratch.read("a.evidence")[..9]);
+    scratch.dunlin(&["evidence", "show", "cut.evidence"]).refuses(65, &["not evidence", "it ends too early"]);
     let shown = ok(scratch.dunlin(&["evidence", "show", "--sim", "local", "--json", "a.evidence"])).json();
     assert!(shown["claims"]["label"].as_str().unwrap().contains("SIMULATED"));
     let plain = ok(scratch.dunlin(&["evidence", "show", "--sim", "local", "a.evidence"]));
@@ -148,6 +151,11 @@ fn p1_simulated_evidence_of_this_machine_is_labelled_and_no_floor_takes_it() {
     let preview = verify("sim", &block, &[]);
     assert_eq!((preview.code, preview.json()["appraisal"]["accepted"].as_bool()), (Some(0), Some(false)));
     assert_eq!(preview.json()["appraisal"]["otherwise_good"].as_bool(), Some(true), "{}", preview.stdout);
+    let late = verify("sim", &block, &["--at", "2100-01-01T00:00:01Z"]);
+    assert!(late.code == Some(1) && late.stdout.contains("now is 2100-01-01T00:00:01Z"), "{}", late.stdout);
+    scratch
+        .dunlin(&["evidence", "verify", "--policy", "p.toml", "--owner", &key, "a.evidence"])
+        .refuses(65, &["p.toml is not signed", "dunlin policy sign"]);
     let higher = verify("measured_host", &tpm, &[]);
     assert_eq!(higher.code, Some(1));
     let failed = higher.json()["appraisal"]["failed"].as_array().unwrap().clone();

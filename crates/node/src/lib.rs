@@ -23,6 +23,8 @@ mod depart;
 mod error;
 mod folder;
 mod frames;
+#[doc(hidden)]
+pub mod hostile;
 mod http;
 mod instance;
 mod jobs;

@@ -157,8 +157,9 @@ pub(crate) enum Part {
     Tail,
 }
 
+/// What the caller says first.
 #[derive(Debug, Serialize, Deserialize)]
-struct Greeting {
+pub(crate) struct Greeting {
     version: u16,
     from: String,
     hello: Hello,
@@ -318,10 +319,11 @@ fn bounded(length: u32) -> io::Result<u64> {
     Err(io::Error::new(io::ErrorKind::InvalidData, format!("a greeting of {length} bytes, at most {LIMIT} are read")))
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
+/// What comes behind a length. Nothing beyond it is read.
+pub(crate) async fn read<T: for<'de> Deserialize<'de>>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
     let length = bounded(stream.read_u32_le().await?)?;
     let mut bytes = Vec::new();
-    // Grows as bytes arrive. Nothing beyond the greeting is read.
+    // Grows as bytes arrive.
     stream.take(length).read_to_end(&mut bytes).await?;
     if (bytes.len() as u64) < length {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -6,6 +6,7 @@ use crate::claims::{ClaimSet, Claims, Class, Flag, SnpClaims, TcbClaims, Technol
 use crate::policy::appraisal::{Appraisal, Reason, Rule, Tier, TrustVector};
 use crate::policy::model::{DestinationRule, IntelTcbRules, PolicyDocument, Provider, SnpRules};
 use crate::policy::sign::Policy;
+use crate::time::Utc;
 
 /// What the relying party knows about the session and the service.
 #[derive(Debug, Clone, Copy)]
@@ -107,13 +108,10 @@ impl<'a> Check<'a> {
         let (from, to) = (self.policy.issued.seconds(), self.policy.expires.seconds());
         if now < from || now > to {
             let (issued, expires) = (self.policy.issued, self.policy.expires);
-            self.deny(
-                Rule::PolicyTime,
-                format!("the policy applies from {issued} to {expires}; now is {now} (seconds)"),
-            );
+            self.deny(Rule::PolicyTime, format!("the policy applies from {issued} to {expires}; now is {}", Utc(now)));
         }
         if let Some(expires) = self.claims.expires.filter(|expires| now > *expires) {
-            self.deny(Rule::ClaimsExpired, format!("what was verified ended at {expires}, now is {now} (seconds)"));
+            self.deny(Rule::ClaimsExpired, format!("what was verified ended at {}; now is {}", Utc(expires), Utc(now)));
         }
         let (class, floor) = (self.claims.class, self.policy.class_floor);
         if class < floor {
@@ -226,7 +224,7 @@ impl<'a> Check<'a> {
             }
         }
         if let Some(min) = rules.min_date.filter(|min| *date < min.seconds()) {
-            self.deny(Rule::TcbDate, format!("the TCB level is of {date} (seconds), the oldest accepted is of {min}"));
+            self.deny(Rule::TcbDate, format!("the TCB level is of {}, the oldest accepted is of {min}", Utc(*date)));
         }
         if *evaluation < rules.min_evaluation {
             let min = rules.min_evaluation;

@@ -103,7 +103,7 @@ fn e09_a_revoked_platform_certificate_is_refused() {
 }
 
 #[test]
-fn e11_a_self_made_hierarchy_is_refused() {
+fn e11_a_self_made_intel_hierarchy_is_refused() {
     for machine in [Machine::sgx(), Machine::tdx()] {
         let (evidence, endorsements) = machine.evidence();
         let outcome = Verifier::inspect(&evidence, &endorsements, intel::NOW, &TrustRoots::vendor());

@@ -52,7 +52,7 @@ fn the_right_machines_are_accepted() {
 
 /// Regression: a public library's chain check says yes to any self-signed root.
 #[test]
-fn e11_a_self_made_hierarchy_is_refused() {
+fn e11_a_self_made_amd_hierarchy_is_refused() {
     for machine in [Machine::genoa(), Machine::turin()] {
         let (evidence, endorsements) = machine.evidence();
         let outcome = Verifier::inspect(&evidence, &endorsements, amd::NOW, &TrustRoots::vendor());

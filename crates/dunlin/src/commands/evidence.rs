@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand, ValueEnum};
 use dunlin_attest::{
     AmdCollateral, Appraisal, AppraisalContext, BindingContext, Bytes, ClaimSet, Collateral, Endorsements, Evidence,
-    Moment, Policy, Rule, SimRoots, TrustRoots, UnboundClaims, Verifier, VerifyError, VerifyingKey,
+    Moment, Policy, Rule, SimRoots, Technology, TrustRoots, UnboundClaims, Verifier, VerifyError, VerifyingKey,
 };
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ Examples:
   dunlin evidence verify --policy shop.policy --owner owner.pub --binding session.binding machine.evidence";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0; 1 the evidence is refused; 64 wrong usage; 65 a file is not valid; 66 it cannot be opened";
+Exit codes: 0 (verify without --binding: only the session is missing); 1 the evidence is refused; 64 wrong usage; 65 a file is not valid; 66 it cannot be opened";
 
 /// What evidence says, if it is genuine
 #[derive(Debug, Args)]
@@ -121,6 +121,10 @@ fn run_verify(verify: &Verify) -> Result<ExitCode> {
     let input = Input::read(source)?;
     let object = file::read(policy)?;
     let refused = || format!("{} is refused", policy.display());
+    if str::from_utf8(&object).is_ok_and(|text| dunlin_attest::PolicyDocument::parse(text).is_ok()) {
+        let text = format!("{} is not signed; its owner does that by dunlin policy sign", policy.display());
+        return Err(Failure::new(Exit::Data, text));
+    }
     let text = Policy::signed_text(&object, owner).map_err(Failure::because(Exit::Data, refused()))?;
     let document = dunlin_attest::PolicyDocument::parse(&text).map_err(Failure::because(Exit::Data, refused()))?;
     let policy =
@@ -246,7 +250,10 @@ struct Failed {
 
 impl<'a> Report<'a> {
     fn new(input: &Input, claims: Result<&'a ClaimSet, &VerifyError>, appraisal: Option<&Appraisal>) -> Self {
-        let refused = claims.as_ref().err().map(|error| causes(*error)).unwrap_or_default();
+        let mut refused = claims.as_ref().err().map(|error| causes(*error)).unwrap_or_default();
+        if let Err(VerifyError::NoRoot { technology: Technology::Sim, .. }) = claims {
+            refused.push("simulated machines are believed only by name: --sim NAME".to_owned());
+        }
         let appraisal = appraisal.map(|appraisal| {
             let failed = |reason: &dunlin_attest::Reason| Failed {
                 rule: format!("{:?}", reason.rule),

@@ -69,6 +69,42 @@ impl Cluster {
         self.wires[name].1.cut();
     }
 
+    /// Records from now on what is sent to a node that is reached over TCP, and what it answers.
+    pub(crate) fn record(&self, name: &str) -> Record {
+        let record = Record::default();
+        *self.wires[name].1.record.lock().unwrap() = Some(record.clone());
+        record
+    }
+
+    /// Puts a relay in place of a node's Unix socket, and records what is sent to it from now on, and what it answers. There
+    /// is no TLS between nodes on such a socket: this is what the nodes themselves see.
+    pub(crate) fn tap(&self, name: &str) -> Record {
+        let socket = self.dir().join("nodes").join(name).join("peer.sock");
+        let moved = socket.with_extension("moved");
+        fs::rename(&socket, &moved).unwrap();
+        let listener = dunlin_node::socket::bind(&socket).unwrap();
+        let record = Record::default();
+        let seen = record.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = dunlin_node::socket::connect(&moved) else { continue };
+                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                    let seen = seen.clone();
+                    std::thread::spawn(move || {
+                        carry(&mut from, &mut to, Some(&seen));
+                        let _cut = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        record
+    }
+
+    /// The process of a node.
+    pub(crate) fn pid(&self, name: &str) -> u32 {
+        self.nodes[name].child.id()
+    }
+
     /// Starts a node, or starts it again.
     pub(crate) fn start(&mut self, name: &str) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
@@ -237,10 +273,28 @@ impl Drop for Cluster {
     }
 }
 
+/// What was sent, of all streams and directions as it came.
+pub(crate) type Record = Arc<Mutex<Vec<u8>>>;
+
+/// Passes a direction on until it ends or is cut.
+fn carry(from: &mut impl std::io::Read, to: &mut impl std::io::Write, record: Option<&Record>) {
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from.read(&mut bytes) {
+        if let Some(record) = record {
+            record.lock().unwrap().extend_from_slice(&bytes[..length]);
+        }
+        if to.write_all(&bytes[..length]).is_err() {
+            break;
+        }
+    }
+}
+
 /// Passes connections on until they are cut.
 pub(crate) struct Relay {
     address: String,
     streams: Arc<Mutex<Vec<TcpStream>>>,
+    /// Where to record the streams that begin from now on, if anywhere.
+    record: Arc<Mutex<Option<Record>>>,
 }
 
 impl Relay {
@@ -248,7 +302,8 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let streams = Arc::new(Mutex::new(Vec::new()));
-        let kept = streams.clone();
+        let record = Arc::new(Mutex::new(None));
+        let (kept, wanted) = (streams.clone(), record.clone());
         std::thread::spawn(move || {
             for incoming in listener.incoming().map_while(Result::ok) {
                 let Ok(outgoing) = TcpStream::connect(&target) else { continue };
@@ -256,14 +311,15 @@ impl Relay {
                 for (mut from, mut to) in
                     [(incoming.try_clone().unwrap(), outgoing.try_clone().unwrap()), (outgoing, incoming)]
                 {
+                    let record: Option<Record> = wanted.lock().unwrap().clone();
                     std::thread::spawn(move || {
-                        let _cut = std::io::copy(&mut from, &mut to);
+                        carry(&mut from, &mut to, record.as_ref());
                         let _cut = to.shutdown(Shutdown::Write);
                     });
                 }
             }
         });
-        Self { address, streams }
+        Self { address, streams, record }
     }
 
     fn cut(&self) {
