@@ -33,8 +33,9 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   dunlin recover --from kv.copy --node c  on node c, whatever became of the machine where it was
   dunlin recover kv --node a              go on with what node a kept of a move that was cut off
-The ledger makes the node the holder with the owner's signature, for which the node needs the owner's key. Only the state
-that was committed last is taken, and whoever held the service before can do nothing more with it.";
+The ledger makes the node the holder with the owner's signature, so the node needs that key. Only
+the state that was committed last is taken, and whoever held the service before can do nothing
+more with it.";
 
 pub(crate) fn run(args: &Recover) -> Result<ExitCode> {
     let api = args.node.api()?;
