@@ -79,6 +79,28 @@ pub struct BindingContext {
 }
 
 impl BindingContext {
+    /// Of evidence that answers a client's nonce outside of any session: the exporter says so, there is no other side, and
+    /// the nonce is what binds. What the instance is and runs is left empty, for the caller to fill in.
+    pub fn outside_of_a_session(nonce: [u8; 32], instance_key: VerifyingKey, kem_key: Bytes) -> Self {
+        let none = Digest([0; 32]);
+        Self {
+            role: Role::ServiceToClient,
+            exporter: Digest::of(&[b"dunlin: evidence outside of a session\0".as_slice(), &nonce].concat()).0,
+            peer_nonce: nonce,
+            own_spki: instance_key.spki_hash(),
+            peer_spki: Digest::of(b"nobody"),
+            instance_key,
+            kem_key,
+            service: String::new(),
+            epoch: 0,
+            migration: [0; 16],
+            policy: none,
+            module: none,
+            provider: String::new(),
+            ledger: String::new(),
+        }
+    }
+
     /// The deterministic CBOR form.
     pub fn to_cbor(&self) -> Vec<u8> {
         cbor::encode(&cbor::map([

@@ -61,6 +61,15 @@ pub enum Technology {
 }
 
 impl Technology {
+    /// The best class that its evidence can have.
+    pub fn class(self) -> Class {
+        match self {
+            Self::Sgx | Self::Tdx | Self::Snp => Class::HwTee,
+            Self::Tpm => Class::MeasuredHost,
+            Self::Sim => Class::Sim,
+        }
+    }
+
     /// The name that policies, platform ids and output use.
     pub fn name(self) -> &'static str {
         match self {

@@ -90,11 +90,7 @@ impl Choice {
 
     /// The best class that evidence of this attester can have.
     pub fn class(&self) -> Class {
-        match self {
-            Self::Sim(_) => Class::Sim,
-            Self::Tpm(_) => Class::MeasuredHost,
-            Self::Snp | Self::Tdx | Self::Sgx => Class::HwTee,
-        }
+        self.technology().class()
     }
 
     /// With another event log, for a TPM; others have none.

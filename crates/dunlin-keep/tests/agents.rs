@@ -3,13 +3,13 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use common::{Keep, Machine, PATIENCE, Wire, World, is_live, options};
 use dunlin_handover::MigrationId;
 use dunlin_handover::converge::Mode;
-use dunlin_keep_link::{EndedHow, FailCode, MigrateOut, Order, Origin, Report, Role, WishId, WishRefused};
+use dunlin_keep_link::{EndedHow, FailCode, Left, MigrateOut, Order, Origin, Report, Role, WishId, WishRefused};
 use std::os::fd::AsFd as _;
 
 /// Says where it is, goes to `b`, says so again, asks for `nowhere`, says the error's number as a digit less 20, goes to
@@ -166,7 +166,7 @@ const TRAVELLER: &str = r#"(module
         (i32.store8 (i32.const 100) (i32.add (i32.load8_u (i32.const 100)) (i32.const 1)))
         (call $go (i32.const 2))))"#;
 
-fn fulfil(from: &Keep, to: &Keep, world: &World, number: u8, more: Vec<(Role, std::os::fd::OwnedFd)>) {
+fn fulfil(from: &Keep, to: &Keep, world: &World, number: u8, more: Vec<(Role, std::os::fd::OwnedFd)>) -> Left {
     let (id, destination) = wish(from);
     assert_eq!(destination, to.machine.name);
     let Wire { source, destination, seen, .. } = Wire::new();
@@ -175,10 +175,59 @@ fn fulfil(from: &Keep, to: &Keep, world: &World, number: u8, more: Vec<(Role, st
     let (order, options) = (from.number(), options(Mode::Auto));
     let migrate = MigrateOut { order, migration, options, dry_run: false, wish: Some(id) };
     from.order(&Order::MigrateOut(migrate), &[source.as_fd()]);
-    from.left();
+    let left = from.left();
     assert!(is_live(&to.arrived()));
     // No page of the old memory went along.
     assert!(seen.lock().unwrap().len() < 60_000, "{} bytes", seen.lock().unwrap().len());
+    left
+}
+
+/// Accepts a client, says so, waits for a byte and leaves weakly; where it arrives, it ends.
+const HOST: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (import "dunlin:agent/mobility" "migrate-weakly" (func $leave (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "b")
+    (func (export "_start")
+        (i32.store (i32.const 32) (i32.const 64))
+        (i32.store (i32.const 36) (i32.const 1))
+        (i32.store8 (i32.const 64) (i32.add (i32.const 48) (call $accept (i32.const 3) (i32.const 0) (i32.const 48))))
+        (drop (call $write (i32.const 1) (i32.const 32) (i32.const 1) (i32.const 40)))
+        (drop (call $read (i32.const 0) (i32.const 32) (i32.const 1) (i32.const 40)))
+        (drop (call $leave (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 1))))
+    (func (export "arrive") (call $exit (i32.const 7))))"#;
+
+#[test]
+fn connections_do_not_travel_weakly() {
+    let world = World::new(wat::parse_str(HOST).unwrap());
+    let [a, b] = ["a", "b"].map(|name| Machine::new(&world, name));
+    let (output, mut said) = UnixStream::pair().unwrap();
+    let (mut input, read) = UnixStream::pair().unwrap();
+    said.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (listening, address) = common::listener();
+    let more = || {
+        let streams = [(Role::Stdin, read.try_clone().unwrap()), (Role::Stdout, output.try_clone().unwrap())];
+        let streams = streams.into_iter().map(|(role, stream)| (role, stream.into()));
+        streams.chain([(Role::Listener, listening.try_clone().unwrap())]).collect::<Vec<_>>()
+    };
+    let first = a.keep();
+    first.start_service(&world.spec(&["traveller"]), Origin::First, more());
+    first.running();
+    let client = std::net::TcpStream::connect(address).unwrap();
+    let mut text = [0];
+    said.read_exact(&mut text).unwrap();
+    assert_eq!(text, [48]);
+    // The checkpoint has the connection.
+    first.checkpoint();
+    input.write_all(b".").unwrap();
+    let second = b.keep();
+    let left = fulfil(&first, &second, &world, 1, more());
+    assert_eq!(left.connections, [], "nobody is there to go on with them");
+    assert_eq!(second.ended().how, EndedHow::Exited(7));
+    drop(client);
 }
 
 #[test]

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use dunlin_attest::{Attester as _, BindingContext, Bytes, Policy, Role, SigningKey, TpmEvent, TpmEventKind};
+use dunlin_attest::{Attester as _, BindingContext, Bytes, Policy, SigningKey, TpmEvent, TpmEventKind};
 use dunlin_attest_sim::SimAttester;
-use dunlin_base::{Digest, Hasher};
+use dunlin_base::Digest;
 use dunlin_broker::{
     Broker, Brokers, Denied, FetchError, KemKey, Party, ReleaseLog, Released, Roots, Surroundings, Vault, Want,
-    ledger_name, signing_key,
+    signing_key,
 };
 use dunlin_engine::{Engine, Entry, Instance, Outcome, Settings, Tier};
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Recovery, Request, Signer as _};
@@ -156,25 +156,15 @@ impl Embedded {
 impl Trust for Embedded {
     fn attest(&self, challenge: &[u8; 32]) -> Result<Vec<u8>, TrustError> {
         let Party { instance, kem, name, epoch, policy, module, provider, ledger, .. } = &self.party;
-        let mut offline = Hasher::default();
-        offline.update(b"dunlin: evidence outside of a session\0");
-        offline.update(challenge);
-        let instance_key = instance.verifying_key();
+        let kem_key = Bytes::from(kem.public());
         let binding = BindingContext {
-            role: Role::ServiceToClient,
-            exporter: offline.finish().0,
-            peer_nonce: *challenge,
-            own_spki: Digest(ledger_name(&instance_key).0),
-            peer_spki: Digest::of(b"nobody"),
-            instance_key,
-            kem_key: Bytes::from(kem.public()),
             service: name.clone(),
             epoch: *epoch,
-            migration: [0; 16],
             policy: *policy,
             module: *module,
             provider: provider.clone(),
             ledger: ledger.clone(),
+            ..BindingContext::outside_of_a_session(*challenge, instance.verifying_key(), kem_key)
         };
         let evidence = self.attester.evidence(&binding.report_data()).map_err(failed)?;
         let endorsements = self.attester.endorsements().map_err(failed)?;

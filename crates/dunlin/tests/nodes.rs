@@ -198,6 +198,59 @@ fn a_service_whose_machine_is_lost_comes_back_elsewhere_from_a_copy() {
 }
 
 #[test]
+fn an_owner_gives_a_policy_and_finds_out_what_runs_under_it() {
+    let cluster = Cluster::new("policy", &["a", "b"]);
+    cluster.deploy("a", "kv");
+    let module = cluster.json("a", &["describe", "kv", "--json"])["module"].as_str().unwrap().to_owned();
+    let ledger = cluster.json("a", &["node", "ls", "--json"])[0]["info"]["ledger"].as_str().unwrap().to_owned();
+    let scratch = &cluster.scratch;
+    let owner = scratch.dunlin(&["policy", "keygen", "shop.key"]).stdout.trim().to_owned();
+    let policy = |name: &str, module: &str| {
+        let text = format!(
+            "format = 1\nservice = \"shop\"\nversion = 1\nissued = 2020-01-01T00:00:00Z\n\
+             expires = 2100-01-01T00:00:00Z\nclass_floor = \"sim\"\nmodules = [\"sha256:{module}\"]\n\
+             require_measured_policy = true\n[insecure]\nany_measurement = true\nany_provider = true\n[sim]\n\
+             [migration]\ndestination = \"any_accepted\"\n\
+             [ledger]\nid = \"{ledger}\"\nkeys = [\"{owner}\"]\nquorum = 1\n"
+        );
+        let (toml, signed) = (format!("{name}.toml"), scratch.path().join(name).display().to_string());
+        scratch.write(&toml, text.as_bytes());
+        let ran = scratch.dunlin(&["policy", "sign", "--key", "shop.key", "-o", &signed, &toml]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        signed
+    };
+    let (good, other) = (policy("good.policy", &module), policy("other.policy", &"00".repeat(32)));
+    let kv = common::built("kv");
+    let deploy = |policy: &str| {
+        let app = kv.to_str().unwrap();
+        let more = ["--listen", "127.0.0.1:0", "--policy", policy, "--owner", &owner];
+        cluster.ask("a", &[&["deploy", app, "--name", "shop"], &more[..]].concat())
+    };
+    deploy(&other).refuses(64, &["it does not permit the module"]);
+    assert_eq!(deploy(&good).code, Some(0));
+    assert_eq!(cluster.migrate("shop", "b", &[])["state"], "done");
+    // Node a carries the question to where the service is.
+    let nonce = "5a".repeat(32);
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let (evidence, binding) = (file("shop.evidence"), file("shop.binding"));
+    let attest = ["attest", "service", "shop", "--challenge", &nonce, "-o", &evidence, "--binding", &binding];
+    let ran = cluster.ask("a", &attest);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let verify = |policy: &str, nonce: &str| {
+        let bound = ["--binding", &binding, "--challenge", nonce, "--sim", "local"];
+        scratch.dunlin(
+            &[&["evidence", "verify", "--policy", policy, "--owner", &owner], &bound[..], &[&evidence]].concat(),
+        )
+    };
+    let ran = verify(&good, &nonce);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    let ran = verify(&other, &nonce);
+    assert_eq!(ran.code, Some(1), "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("is not among the policy's modules"), "{}", ran.stdout);
+    assert_ne!(verify(&good, &"5b".repeat(32)).code, Some(0), "another challenge");
+}
+
+#[test]
 fn half_closed_connections_and_unread_bytes_move() {
     let cluster = Cluster::new("half", &["a", "b"]);
     let address = cluster.deploy("a", "kv");

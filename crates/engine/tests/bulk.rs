@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{engine, host};
 use dunlin_base::Value;
 use dunlin_engine::{Code, Instance, Limits, Outcome, Tier};
-use dunlin_instrument::{Options, Poll, Variant, instrument};
+use dunlin_instrument::{Options, Poll, SafepointKind, Variant, instrument};
 
 /// Fills a gigabyte, or moves most of it up or down within itself, for ever.
 const GUEST: &str = r#"(module
@@ -27,9 +27,11 @@ fn stops_inside_a_gigabyte() {
     let engine = engine(Tier::Cranelift);
     let options = Options { poll: Poll::Flag, variant: Variant::Resume };
     let code = Code::instrumented(&engine, &instrument(&wat::parse_str(GUEST).unwrap(), options).unwrap()).unwrap();
+    let map = code.map().unwrap().clone();
     let mut instance = Instance::new(&code, host(), Limits::default()).unwrap();
     for export in ["fill", "up", "down"] {
-        let mut times = Vec::new();
+        // A stop inside an instruction, which only its pieces allow; the others are between two.
+        let mut inside = 0;
         for stop in 0..STOPS {
             let handle = instance.stop_handle();
             let program = thread::spawn(move || {
@@ -43,15 +45,14 @@ fn stops_inside_a_gigabyte() {
             thread::sleep(Duration::from_millis(3 + 11 * (stop as u64 % 5)));
             handle.request();
             instance = program.join().unwrap();
-            times.push(instance.time_to_stop().unwrap());
-            instance.capture_rest().unwrap();
+            let state = instance.capture_rest().unwrap();
+            let innermost = state.frames.last().and_then(|frame| map.safepoint(frame.safepoint)).unwrap();
+            inside += u32::from(innermost.kind == SafepointKind::Bulk);
             instance.stay().unwrap();
         }
-        times.sort();
-        println!("{export}: {times:?}");
-        // The whole instruction takes far longer than the quickest stop in it. That the machine does something else at most
-        // times says nothing here; how long stops take is measured by `dunlin bench overhead`.
-        assert!(times[0] < Duration::from_millis(10), "{export}: {times:?}");
+        // How long stops take is measured by `dunlin bench overhead`.
+        println!("{export}: {inside} of {STOPS} stops were inside an instruction");
+        assert!(inside > 0, "{export}: every stop waited for the end of an instruction");
         instance = Instance::new(&code, host(), Limits::default()).unwrap();
     }
 }

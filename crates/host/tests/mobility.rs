@@ -152,6 +152,9 @@ fn a_successor_finds_the_luggage_and_nothing_that_its_predecessor_opened() {
     assert!(world.freeze_for_successor().is_err(), "no move fulfils it yet");
     mover.last().leaves(true);
     let sections = world.freeze_for_successor().unwrap();
+    // As the first version wrote it: a length, and the bytes.
+    let packed = sections.iter().find(|section| section.kind == kind::LUGGAGE).unwrap();
+    assert_eq!((packed.version, &packed.bytes[..]), (1, &b"\x0c\0\0\0\0\0\0\0three things"[..]));
     // The predecessor is as it was, should the move fail: it has its file, and hears of the failure.
     assert!(world.freeze().unwrap().iter().all(|section| section.kind != kind::LUGGAGE));
     mover.last().leaves(false);

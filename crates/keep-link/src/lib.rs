@@ -24,4 +24,4 @@ pub use report::{
     Arrived, ArrivedHow, Attested, Checkpointed, Closed, Connected, ConnectionState, Ended, EndedHow, FailCode, Failed,
     Left, LeftHow, Note, Phase, Progress, Ready, Report, Running, StatusReport, Wish,
 };
-pub use spec::{ConnectionId, Limits, Offered, OrderId, Role, SignedPolicy, Spec, Tier, Variable, WishId};
+pub use spec::{ConnectionId, Limits, MAX_POLICY, Offered, OrderId, Role, SignedPolicy, Spec, Tier, Variable, WishId};

@@ -11,7 +11,8 @@ use crate::packet::MAX_DESCRIPTORS;
 /// Longest name of a service or node, in bytes.
 const MAX_NAME: usize = 256;
 /// Longest signed policy, in bytes.
-const MAX_POLICY: usize = 64 * 1024;
+/// Longest signed policy in bytes.
+pub const MAX_POLICY: usize = 64 * 1024;
 /// Longest public key, in bytes.
 const MAX_KEY: usize = 128;
 /// Longest argument, value of a variable or path, in bytes.

@@ -146,7 +146,7 @@ impl Departure {
             // Whatever else there may be, it is not here.
             _ => (LeftHow::Superseded, false),
         };
-        let connections = if here { Vec::new() } else { connections(&service) };
+        let connections = if here { Vec::new() } else { leaving.connections() };
         Ok((Left { order, migration, how, connections, statistics }, here))
     }
 }
@@ -192,6 +192,13 @@ struct Leaving<'a> {
     successor: Option<Successor>,
 }
 
+impl Leaving<'_> {
+    /// Those that go on where the service goes. A new instance has none: those of the old one are over.
+    fn connections(&self) -> Vec<ConnectionState> {
+        if self.successor.is_some() { Vec::new() } else { connections(self.service) }
+    }
+}
+
 impl Program for Leaving<'_> {
     fn stop(&mut self, stopped: Box<dyn FnOnce(Result<Stopped, String>) + Send>) {
         self.service.runner.stop(stopped);
@@ -227,7 +234,7 @@ impl Program for Leaving<'_> {
                 order: self.order,
                 migration: self.migration,
                 how: LeftHow::Moved { confirmed: false },
-                connections: connections(self.service),
+                connections: self.connections(),
                 statistics: self.progress.now(),
             }));
         }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dunlin_attest::{
-    Attester, BindingContext, Bytes, Class, Endorsements, Evidence, Policy, Role, SigningKey, TpmEvent, TpmEventKind,
+    Attester, BindingContext, Bytes, Class, Endorsements, Evidence, Policy, SigningKey, TpmEvent, TpmEventKind,
     VerifyingKey,
 };
 use dunlin_attest_sim::{SimAttester, machine_of, roots};
 use dunlin_attested::{InstanceSigner, Trust, policy_in_force};
-use dunlin_base::{Digest, Hasher};
+use dunlin_base::Digest;
 use dunlin_broker::{KemKey, signing_key};
 use dunlin_handover::{Key, Nonce};
 use dunlin_identity::{InstanceKey, Names};
@@ -137,26 +137,16 @@ impl Proof {
         policy: &Policy,
     ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
         let attester = self.measured(spec.module, policy)?;
-        let mut offline = Hasher::default();
-        offline.update(b"dunlin: evidence outside of a session\0");
-        offline.update(&nonce.0);
-        let instance_key = self.signer.verifying_key();
         let document = policy.document();
+        let kem_key = Bytes::from(self.kem.public());
         let binding = BindingContext {
-            role: Role::ServiceToClient,
-            exporter: offline.finish().0,
-            peer_nonce: nonce.0,
-            own_spki: instance_key.spki_hash(),
-            peer_spki: Digest::of(b"nobody"),
-            instance_key,
-            kem_key: Bytes::from(self.kem.public()),
             service: document.service.clone(),
             epoch,
-            migration: [0; 16],
             policy: policy.hash(),
             module: spec.module,
             provider: self.provider.clone(),
             ledger: document.ledger.id.clone(),
+            ..BindingContext::outside_of_a_session(nonce.0, self.signer.verifying_key(), kem_key)
         };
         let given = attester.evidence(&binding.report_data());
         let given = given.and_then(|evidence| Ok((evidence, attester.endorsements()?)));
@@ -180,7 +170,7 @@ pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
         let floor = policy.document().class_floor.name();
         return Err(Failure::Untrusted(format!("the policy demands {floor}, and this keep's platform is simulated")));
     }
-    if !policy.document().modules.iter().any(|module| module.0 == spec.module) {
+    if !policy.document().permits(&spec.module) {
         return Err(Failure::Untrusted(format!("the policy does not permit the module {}", spec.module)));
     }
     Ok(policy)

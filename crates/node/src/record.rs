@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dunlin_attest::{Bytes, Policy, VerifyingKey};
+use dunlin_attest::{Bytes, Policy};
 use dunlin_attested::policy_in_force;
 use dunlin_base::Digest;
 use dunlin_handover::{Key, ServiceId};
-use dunlin_keep_link::{SignedPolicy, Spec, Variable};
+use dunlin_keep_link::{MAX_POLICY, SignedPolicy, Spec, Variable};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NodeError;
@@ -62,8 +62,13 @@ impl Subject {
         let signed = signed.as_ref().map(|signed| (&*signed.object, &*signed.signer));
         let module = folder::unhex(&self.module).map(Digest);
         let module = module.ok_or_else(|| NodeError::Invalid("the digest of a module is none".into()))?;
-        policy_in_force(&self.name, self.service()?, &module, ledger, signed)
-            .map_err(|error| NodeError::Invalid(format!("the policy cannot be used: {error}")))
+        let refused = |reason: String| NodeError::Invalid(format!("the policy cannot be used: {reason}"));
+        let policy = policy_in_force(&self.name, self.service()?, &module, ledger, signed)
+            .map_err(|error| refused(error.to_string()))?;
+        if !policy.document().permits(&module) {
+            return Err(refused(format!("it does not permit the module {module}")));
+        }
+        Ok(policy)
     }
 }
 
@@ -142,21 +147,7 @@ impl Document {
         if self.volume.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains("..")) {
             return invalid("a volume is seen under an absolute path, as in /data".into());
         }
-        self.policy()?;
-        Ok(())
-    }
-
-    /// The owner's policy, which must be one for a service of this name and permit its module.
-    pub(crate) fn policy(&self) -> Result<Option<Policy>, NodeError> {
-        let Some(signed) = self.signed_policy()? else { return Ok(None) };
-        let refused = |reason: String| NodeError::Invalid(format!("the policy cannot be used: {reason}"));
-        let signer = VerifyingKey::from_bytes(&signed.signer).map_err(|error| refused(error.to_string()))?;
-        let policy = Policy::verify(&signed.object, &self.name, &[signer], None);
-        let policy = policy.map_err(|error| refused(error.to_string()))?;
-        if !policy.document().modules.iter().any(|module| Some(module.0) == self.module_digest()) {
-            return Err(refused(format!("it does not permit the module {}", self.module)));
-        }
-        Ok(Some(policy))
+        self.signed_policy().map(drop)
     }
 
     fn signed_policy(&self) -> Result<Option<SignedPolicy>, NodeError> {
@@ -206,7 +197,12 @@ fn signed_policy(policy: Option<&PolicyInfo>) -> Result<Option<SignedPolicy>, No
         let invalid = || NodeError::Invalid("a policy or its signer is not written as hexadecimal digits".into());
         text.parse::<Bytes>().map(|bytes| bytes.0).map_err(|_| invalid())
     };
-    Ok(Some(SignedPolicy { object: bytes(object)?, signer: bytes(signer)? }))
+    let signed = SignedPolicy { object: bytes(object)?, signer: bytes(signer)? };
+    if signed.object.len() > MAX_POLICY {
+        let length = signed.object.len();
+        return Err(NodeError::Invalid(format!("a signed policy of {length} bytes; keeps take {MAX_POLICY} at most")));
+    }
+    Ok(Some(signed))
 }
 
 impl Record {
@@ -279,6 +275,17 @@ mod tests {
             let deploy = Deploy { listen: vec![wrong.to_owned()], ..deploy("a") };
             assert!(Document::new(deploy, ServiceId([1; 16])).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_policy_that_no_keep_takes_is_refused_at_once() {
+        let policy = |length| PolicyInfo { object: "00".repeat(length), signer: "02".repeat(33) };
+        let with = |length| Document::new(Deploy { policy: Some(policy(length)), ..deploy("a") }, ServiceId([1; 16]));
+        let error = with(MAX_POLICY + 1).unwrap_err().to_string();
+        assert!(error.contains("65537 bytes") && error.contains("65536"), "{error}");
+        // One of that size is looked at, and is none.
+        let error = with(MAX_POLICY).unwrap().spec(Key([9; 32])).unwrap_err().to_string();
+        assert!(error.contains("the policy cannot be used"), "{error}");
     }
 
     #[test]

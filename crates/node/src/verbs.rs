@@ -153,7 +153,8 @@ pub(crate) async fn restore(node: &Arc<Node>, service: &Arc<Service>) -> Result<
 pub(crate) async fn describe(node: &Arc<Node>, service: &Arc<Service>) -> ServiceInfo {
     let line = service.line(node.name());
     let document = service.record().document;
-    let policy = document.policy().ok().flatten().map(|policy| policy.hash().to_string());
+    let in_force = document.policy.as_ref().and_then(|_| document.subject().policy_in_force(node.ledger().key()).ok());
+    let policy = in_force.map(|policy| policy.hash().to_string());
     let Document { name: _, id, module, args, env, listen: _, volume, tier, limits, policy: _ } = document;
     let instance = service.instance();
     let status = match &instance {

@@ -1,5 +1,6 @@
 //! Random modules. `DUNLIN_SMITH_MODULES` sets their number, `DUNLIN_SMITH_THREADS` how many are looked at at once; the
-//! long run is `cargo xtask smith --modules 100000`.
+//! long run is `cargo xtask smith --modules 100000`. `DUNLIN_SMITH_TIERS=cranelift,pulley` leaves engines out, to find out
+//! which of them a difference needs.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

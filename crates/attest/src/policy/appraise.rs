@@ -98,7 +98,7 @@ impl<'a> Check<'a> {
                 "the context has an all-zero exporter or nonce, or no key to encrypt to",
             );
         }
-        if !self.policy.modules.iter().any(|module| module.0 == binding.module) {
+        if !self.policy.permits(&binding.module) {
             self.deny(Rule::Module, format!("module {} is not among the policy's modules", binding.module));
         }
     }

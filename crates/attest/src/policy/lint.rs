@@ -108,15 +108,15 @@ impl Findings {
     }
 
     fn technologies(&mut self, policy: &PolicyDocument) {
-        let classes = [
-            (Technology::Sgx, Class::HwTee, policy.sgx.as_ref().map(|rules| rules.accept.len())),
-            (Technology::Tdx, Class::HwTee, policy.tdx.as_ref().map(|rules| rules.accept.len())),
-            (Technology::Snp, Class::HwTee, policy.snp.as_ref().map(|rules| rules.accept.len())),
-            (Technology::Tpm, Class::MeasuredHost, policy.tpm.as_ref().map(|rules| rules.accept.len())),
-            (Technology::Sim, Class::Sim, policy.sim.as_ref().map(|rules| rules.accept.len())),
+        let blocks = [
+            (Technology::Sgx, policy.sgx.as_ref().map(|rules| rules.accept.len())),
+            (Technology::Tdx, policy.tdx.as_ref().map(|rules| rules.accept.len())),
+            (Technology::Snp, policy.snp.as_ref().map(|rules| rules.accept.len())),
+            (Technology::Tpm, policy.tpm.as_ref().map(|rules| rules.accept.len())),
+            (Technology::Sim, policy.sim.as_ref().map(|rules| rules.accept.len())),
         ];
         let mut usable = false;
-        for (technology, class, entries) in classes {
+        for (technology, entries) in blocks {
             let Some(entries) = entries else { continue };
             let empty = entries == 0 && !policy.insecure.any_measurement;
             self.error_if(
@@ -124,7 +124,7 @@ impl Findings {
                 technology.name(),
                 "the block accepts no runtime; add an accept entry or remove the block",
             );
-            let below = class < policy.class_floor;
+            let below = technology.class() < policy.class_floor;
             self.error_if(below, technology.name(), "the block can never be used: its class is below class_floor");
             usable |= !empty && !below;
         }

@@ -485,6 +485,11 @@ fn milan() -> Vec<String> {
 }
 
 impl PolicyDocument {
+    /// Whether a service under this policy may run `module`.
+    pub fn permits(&self, module: &Digest) -> bool {
+        self.modules.iter().any(|permitted| permitted.0 == *module)
+    }
+
     /// Reads the text form.
     ///
     /// # Errors

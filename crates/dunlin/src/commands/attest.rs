@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use dunlin_attest::{AttesterError, BindingContext, Bytes, Class, Evidence, Role, Technology, TpmEvent, TpmEventKind};
+use dunlin_attest::{AttesterError, BindingContext, Bytes, Class, Evidence, TpmEvent, TpmEventKind};
 use dunlin_attesters::Choice;
-use dunlin_base::{Digest, Hasher};
+use dunlin_base::Digest;
 use dunlin_node::{AttestDone, AttestRequest};
 use serde::Serialize;
 
@@ -46,12 +46,9 @@ Examples:
 const EXIT_CODES: &str = "\
 Exit codes: 0; 64 wrong usage; 66 a file cannot be opened; 69 the platform is not there; 73 a file cannot be written";
 
-/// Evidence of this machine for a challenge
+/// What is answered, and where to.
 #[derive(Debug, Args)]
-struct Node {
-    /// sim, sim:NAME, tpm, tpm:DEVICE, snp, tdx or sgx; there is no automatic choice and no fallback
-    #[arg(long, value_name = "ATTESTER", default_value = "sim")]
-    attester: Choice,
+struct Answer {
     /// The verifier's nonce, 64 digits; without it one is drawn, which proves nothing to anybody else
     #[arg(long, value_name = "DIGITS", value_parser = keys::digits)]
     challenge: Option<Bytes>,
@@ -64,6 +61,16 @@ struct Node {
     /// Where to write what belongs to the evidence: certificates, the provider's statement
     #[arg(long, value_name = "FILE")]
     endorsements: Option<PathBuf>,
+}
+
+/// Evidence of this machine for a challenge
+#[derive(Debug, Args)]
+struct Node {
+    /// sim, sim:NAME, tpm, tpm:DEVICE, snp, tdx or sgx; there is no automatic choice and no fallback
+    #[arg(long, value_name = "ATTESTER", default_value = "sim")]
+    attester: Choice,
+    #[command(flatten)]
+    answer: Answer,
     /// For a TPM: the provider's statement from the enrolment
     #[arg(long, value_name = "FILE")]
     statement: Option<PathBuf>,
@@ -86,18 +93,8 @@ struct Node {
 struct Service {
     /// The service
     name: String,
-    /// The verifier's nonce, 64 digits; without it one is drawn, which proves nothing to anybody else
-    #[arg(long, value_name = "DIGITS", value_parser = keys::digits)]
-    challenge: Option<Bytes>,
-    /// Where to write the evidence
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Where to write what it is bound to
-    #[arg(long, value_name = "FILE")]
-    binding: Option<PathBuf>,
-    /// Where to write what belongs to the evidence: certificates, the provider's statement
-    #[arg(long, value_name = "FILE")]
-    endorsements: Option<PathBuf>,
+    #[command(flatten)]
+    answer: Answer,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -162,18 +159,8 @@ struct Made {
 }
 
 fn run_node(node: &Node) -> Result<ExitCode> {
-    let Node {
-        attester,
-        challenge,
-        output,
-        binding: binding_file,
-        endorsements,
-        statement,
-        event_log,
-        policy,
-        provider,
-        json: as_json,
-    } = node;
+    let Node { attester, answer, statement, event_log, policy, provider, json: as_json } = node;
+    let Answer { challenge, output, binding: binding_file, endorsements } = answer;
     let nonce = nonce(challenge.as_ref())?;
     let mut choice = attester.clone().with_event_log(event_log.clone());
     if let Some(path) = statement {
@@ -211,15 +198,8 @@ fn run_node(node: &Node) -> Result<ExitCode> {
 }
 
 fn run_service(service: &Service) -> Result<ExitCode> {
-    let Service {
-        name,
-        challenge,
-        output,
-        binding: binding_file,
-        endorsements: endorsements_file,
-        json: as_json,
-        node,
-    } = service;
+    let Service { name, answer, json: as_json, node } = service;
+    let Answer { challenge, output, binding: binding_file, endorsements: endorsements_file } = answer;
     let nonce = nonce(challenge.as_ref())?;
     let request = AttestRequest { challenge: Bytes::from(nonce).to_string() };
     let api = node.api()?;
@@ -244,11 +224,7 @@ fn run_service(service: &Service) -> Result<ExitCode> {
         file::write_atomically(path, &bytes(&done.endorsements, "endorsements")?)?;
     }
     let technology = evidence.technology();
-    let class = match technology {
-        Technology::Sim => Class::Sim,
-        Technology::Tpm => Class::MeasuredHost,
-        _ => Class::HwTee,
-    };
+    let class = technology.class();
     print(
         &Made {
             technology: technology.name(),
@@ -290,25 +266,14 @@ fn print(made: &Made, as_json: bool) -> Result<ExitCode> {
 /// There is no session: the exporter says so, the keys are made for this one answer, and the nonce is what binds.
 fn context(nonce: [u8; 32], provider: &str, policy: Digest) -> Result<BindingContext> {
     let (key, _) = keys::generate()?;
-    let mut offline = Hasher::default();
-    offline.update(b"dunlin: evidence outside of a session\0");
-    offline.update(&nonce);
     let instance_key = key.verifying_key();
+    let kem_key = Bytes(instance_key.to_bytes());
     Ok(BindingContext {
-        role: Role::ServiceToClient,
-        exporter: offline.finish().0,
-        peer_nonce: nonce,
-        own_spki: instance_key.thumbprint(),
-        peer_spki: Digest::of(b"nobody"),
-        instance_key,
-        kem_key: Bytes(instance_key.to_bytes()),
         service: "node".to_owned(),
-        epoch: 0,
-        migration: [0; 16],
         policy,
-        module: Digest([0; 32]),
         provider: provider.to_owned(),
         ledger: "none".to_owned(),
+        ..BindingContext::outside_of_a_session(nonce, instance_key, kem_key)
     })
 }
 

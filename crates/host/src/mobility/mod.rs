@@ -75,10 +75,8 @@ pub(crate) enum Wishing {
     /// Nothing.
     #[default]
     No,
-    /// To be elsewhere.
-    Waits(Wish),
-    /// That a new instance is elsewhere, with this.
-    WaitsWeakly(Wish, LuggageV1),
+    /// To be elsewhere; with luggage, that a new instance is.
+    Waits(Wish, Option<LuggageV1>),
     /// It is where it wished to be, and its call has not returned yet.
     Arrived,
 }
@@ -91,8 +89,8 @@ impl Wishing {
     /// A wish that no move fulfils at this moment is not state: the call is issued again, and wishes again.
     pub(crate) fn freeze(&self) -> Option<LeftV1> {
         match self {
-            Self::No | Self::WaitsWeakly(..) => None,
-            Self::Waits(wish) => wish.is_leaving().then_some(LeftV1),
+            Self::No | Self::Waits(_, Some(_)) => None,
+            Self::Waits(wish, None) => wish.is_leaving().then_some(LeftV1),
             Self::Arrived => Some(LeftV1),
         }
     }
@@ -100,7 +98,7 @@ impl Wishing {
     /// What a weak move that goes on now takes along.
     pub(crate) fn luggage(&self) -> Option<&LuggageV1> {
         match self {
-            Self::WaitsWeakly(wish, luggage) => wish.is_leaving().then_some(luggage),
+            Self::Waits(wish, luggage) => luggage.as_ref().filter(|_| wish.is_leaving()),
             _ => None,
         }
     }
@@ -121,45 +119,47 @@ pub(crate) static INTERFACE: Interface = Interface {
 /// `(destination: pointer, length) -> errno`: returns 0 there, `EHOSTUNREACH` here if the move is refused or fails, and
 /// `ENOTSUP` where nothing moves.
 fn migrate(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
-    let (pointer, length) = (params.u32(0), params.u32(1));
-    if length == 0 || length > MAX_DESTINATION {
-        return Err(Errno::Inval.into());
+    let destination = destination(memory, params)?;
+    if matches!(world.wishing, Wishing::Arrived) {
+        world.wishing = Wishing::No;
+        return Ok(());
     }
-    let destination = memory.text(pointer, length)?.to_owned();
-    let mobility = world.mobility.as_ref().ok_or(Errno::Notsup)?;
-    match &world.wishing {
-        Wishing::Arrived => {
-            world.wishing = Wishing::No;
-            return Ok(());
-        }
-        Wishing::Waits(_) | Wishing::WaitsWeakly(..) => {}
-        Wishing::No => world.wishing = Wishing::Waits(mobility.wish(&destination, false)?),
-    }
-    let Wishing::Waits(wish) = &world.wishing else { return Err(Errno::Inval.into()) };
-    if wish.refusal().is_none() {
-        world.waker.wait_for(wish.event(), PollFlags::IN, false)?;
-    }
-    world.wishing = Wishing::No;
-    Err(Errno::Hostunreach.into())
+    wish(world, &destination, || Ok(None))
 }
 
 /// `(destination: pointer, length, data: pointer, length) -> errno`: does not return if a new instance goes on elsewhere;
 /// errors as `migrate`, and `E2BIG` for more than a mebibyte.
 fn migrate_weakly(world: &mut World, memory: &mut Memory<'_>, params: Params<'_>) -> Result<(), Break> {
+    let destination = destination(memory, params)?;
+    let (pointer, length) = (params.u32(2), params.u32(3));
+    if length > MAX_LUGGAGE {
+        return Err(Errno::TooBig.into());
+    }
+    let packed = memory.range(pointer, length, 1)?;
+    wish(world, &destination, || Ok(Some(LuggageV1(memory.at(&packed).to_vec()))))
+}
+
+/// Where a program wishes to be: its first two parameters.
+fn destination(memory: &Memory<'_>, params: Params<'_>) -> Result<String, Break> {
     let (pointer, length) = (params.u32(0), params.u32(1));
     if length == 0 || length > MAX_DESTINATION {
         return Err(Errno::Inval.into());
     }
-    let destination = memory.text(pointer, length)?.to_owned();
-    if params.u32(3) > MAX_LUGGAGE {
-        return Err(Errno::TooBig.into());
-    }
-    let packed = memory.at(&memory.range(params.u32(2), params.u32(3), 1)?).to_vec();
+    Ok(memory.text(pointer, length)?.to_owned())
+}
+
+/// Wishes, or goes on wishing in a call that was issued again, until somebody refuses. A wish that is met ends the call.
+fn wish(
+    world: &mut World,
+    destination: &str,
+    pack: impl FnOnce() -> Result<Option<LuggageV1>, Break>,
+) -> Result<(), Break> {
     let mobility = world.mobility.as_ref().ok_or(Errno::Notsup)?;
-    if let Wishing::No = &world.wishing {
-        world.wishing = Wishing::WaitsWeakly(mobility.wish(&destination, true)?, LuggageV1(packed));
+    if matches!(world.wishing, Wishing::No) {
+        let luggage = pack()?;
+        world.wishing = Wishing::Waits(mobility.wish(destination, luggage.is_some())?, luggage);
     }
-    let Wishing::WaitsWeakly(wish, _) = &world.wishing else { return Err(Errno::Inval.into()) };
+    let Wishing::Waits(wish, _) = &world.wishing else { return Err(Errno::Inval.into()) };
     if wish.refusal().is_none() {
         world.waker.wait_for(wish.event(), PollFlags::IN, false)?;
     }
