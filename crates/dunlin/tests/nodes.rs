@@ -25,6 +25,10 @@ fn every_verb_does_what_it_says() {
     let info = cluster.json("b", &["describe", "kv", "--json"]);
     assert_eq!((info["ledger"]["holder"].as_str(), info["connections"].as_u64()), (Some("a"), Some(1)));
     assert!(info["memory_bytes"].as_u64() > Some(1 << 16) && info["pinned"].is_null(), "{info}");
+    // What it takes while it runs is seen while it runs.
+    assert_eq!(client.ask("DEBUG POPULATE 8000 key 1024"), "+OK");
+    let grown = cluster.json("b", &["describe", "kv", "--json"])["memory_bytes"].as_u64().unwrap();
+    assert!(grown > 8 << 20, "{grown} bytes");
     let description = cluster.ask("a", &["describe", "kv"]).stdout;
     let movable = description.lines().find(|line| line.starts_with("movable")).unwrap_or_default();
     assert!(movable.ends_with(" yes"), "{description}");

@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::limits::Limits;
 use crate::live::{Shadow, Tracker};
 use crate::machine::{Callee, End, Machine};
+use crate::memory::MemorySizes;
 use crate::module::Signature;
 use crate::restore;
 use crate::setup;
@@ -332,6 +333,14 @@ impl Instance {
     /// the instance is dropped.
     pub fn fixed_memory(&self, index: u32) -> Option<(*mut u8, usize)> {
         self.machine.fixed_memory(index)
+    }
+
+    /// Tells, also while the program runs, how large its memories are. There are none to tell of where
+    /// [`Self::fixed_memory`] knows none.
+    pub fn memory_sizes(&self) -> MemorySizes {
+        MemorySizes(
+            (0..).map_while(|index| self.machine.mapping(index)).map(|mapping| Arc::downgrade(&mapping)).collect(),
+        )
     }
 
     fn map(&self) -> Result<&Arc<Map>, Error> {

@@ -33,6 +33,7 @@ pub use host::{Flow, Host};
 pub use instance::Instance;
 pub use limits::Limits;
 pub use live::{Lazy, Method, Prepared, Tracker};
+pub use memory::MemorySizes;
 pub use pagemap::open_memory_map;
 pub use stack::on_stack;
 pub use stop::StopHandle;

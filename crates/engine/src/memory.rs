@@ -32,6 +32,18 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; `size` is atomic, and growth only widens the accessible part.
 unsafe impl Sync for Mapping {}
 
+/// The sizes of an instance's memories, for as long as it is there.
+#[derive(Debug, Default)]
+pub struct MemorySizes(pub(crate) Vec<Weak<Mapping>>);
+
+impl MemorySizes {
+    /// All of them together, in bytes; `None` if there are none.
+    pub fn bytes(&self) -> Option<u64> {
+        let sizes = self.0.iter().filter_map(Weak::upgrade).map(|mapping| mapping.size() as u64);
+        sizes.reduce(u64::saturating_add)
+    }
+}
+
 impl Mapping {
     /// Reserves `capacity` bytes and a guard, and makes the first `size` accessible and zero. `capacity` and
     /// `guard` are multiples of the system's page size.

@@ -313,3 +313,82 @@ fn program(
     let filter = SeccompFilter::new(calls, others, these, machine).map_err(ConfineError::Filter)?;
     filter.try_into().map_err(ConfineError::Filter)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{self, ErrorKind};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Where the confined process is to be, if this one is it.
+    const WITHIN: &str = "DUNLIN_CONFINED_WITHIN";
+
+    fn refused<T>(what: &str, done: io::Result<T>) {
+        let error = done.err().unwrap_or_else(|| panic!("{what} is possible"));
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
+    }
+
+    /// Confinement cannot be taken back, so it is tried out in a process of its own: this test program, once more.
+    #[test]
+    fn a_confined_process_reaches_its_directories_and_nothing_else() {
+        let directory = std::env::temp_dir().join(format!("dunlin-confine-{}", std::process::id()));
+        for part in ["own", "mount", "elsewhere"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+            fs::write(directory.join(part).join("file"), b"contents").unwrap();
+        }
+        std::os::unix::fs::symlink(directory.join("elsewhere/file"), directory.join("own/link")).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ran = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "confine::tests::inside", "--nocapture", "--ignored"])
+            .env(WITHIN, &directory)
+            .env("DUNLIN_CONFINED_SERVER", server.local_addr().unwrap().to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && said.contains("all of it is refused"), "{said}");
+        assert_eq!(fs::read(directory.join("elsewhere/file")).unwrap(), b"contents");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    #[ignore = "the process that the test before starts"]
+    fn inside() {
+        let Some(directory) = std::env::var_os(WITHIN).map(PathBuf::from) else { return };
+        let server = std::env::var("DUNLIN_CONFINED_SERVER").unwrap();
+        let open = |part: &str| OwnedFd::from(File::open(directory.join(part)).unwrap());
+        let (own, mount, elsewhere) = (open("own"), open("mount"), open("elsewhere"));
+        let parent = rustix::process::getppid().unwrap();
+        let mut confinement = Confinement::full();
+        confinement.begin().unwrap();
+        refused("a program", Command::new("/bin/true").spawn().map(drop));
+        refused("a connection", TcpStream::connect(&server).map(drop));
+        refused("a listener", TcpListener::bind("127.0.0.1:0").map(drop));
+        refused("a datagram", UdpSocket::bind("127.0.0.1:0").map(drop));
+        refused("another process", rustix::process::test_kill_process(parent).map_err(io::Error::from));
+        for note in confinement.within(&own, [(&mount, false)].into_iter()).unwrap() {
+            println!("{note}");
+        }
+        assert_eq!(fs::read(directory.join("own/file")).unwrap(), b"contents");
+        fs::write(directory.join("own/new"), b"new").unwrap();
+        assert_eq!(fs::read(directory.join("mount/file")).unwrap(), b"contents");
+        refused("writing where it may only read", fs::write(directory.join("mount/file"), b"changed"));
+        refused("making a file there", fs::write(directory.join("mount/new"), b"new"));
+        refused("a file elsewhere", fs::read(directory.join("elsewhere/file")));
+        refused("a file by a way around", fs::read(directory.join("own/../elsewhere/file")));
+        refused("the users of the system", fs::read("/etc/passwd"));
+        refused("the memory of the parent", File::open(format!("/proc/{}/mem", parent.as_raw_nonzero())));
+        refused("a file by a link", fs::read(directory.join("own/link")));
+        refused("a name outside", fs::rename(directory.join("own/file"), directory.join("elsewhere/taken")));
+        // What it needs is there: threads, pairs of sockets, and what the descriptors reach.
+        std::thread::spawn(|| UnixStream::pair().unwrap()).join().unwrap();
+        refused("a file elsewhere, for a thread", std::thread::spawn(|| fs::read("/etc/passwd")).join().unwrap());
+        let other = confinement.within(&elsewhere, std::iter::empty());
+        assert!(matches!(other, Err(ConfineError::OtherDirectories)), "{other:?}");
+        println!("all of it is refused");
+    }
+}

@@ -3,11 +3,11 @@
 use core::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_base::Digest;
-use dunlin_engine::Instance;
+use dunlin_engine::{Instance, MemorySizes};
 use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::{CarriedConnection, World};
 use dunlin_instrument::PASS_VERSION;
@@ -45,7 +45,8 @@ pub(crate) struct Service {
 #[derive(Debug, Default)]
 pub(crate) struct Inside {
     version: AtomicU64,
-    memory_bytes: AtomicU64,
+    /// Where the engine can tell while the program runs.
+    sizes: OnceLock<MemorySizes>,
     /// Those that went into the last capture.
     connections: Mutex<Vec<CarriedConnection>>,
 }
@@ -124,7 +125,7 @@ impl Service {
         keys.prepare(record.epoch, volume.clone());
         let inside = Arc::new(Inside::default());
         inside.version.store(record.version, Ordering::SeqCst);
-        inside.measure(&mut instance);
+        let _first = inside.sizes.set(instance.memory_sizes());
         let entries = entries(instance.entry());
         let stop = instance.stop_handle();
         if let Some(world) = world_of(&mut instance) {
@@ -241,19 +242,14 @@ impl Inside {
         self.version.load(Ordering::SeqCst)
     }
 
-    /// Bytes of all memories when the program stood last.
+    /// Bytes of all memories; 0 where nobody knows.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.memory_bytes.load(Ordering::Relaxed)
+        self.sizes.get().and_then(MemorySizes::bytes).unwrap_or(0)
     }
 
     /// The connections of the last capture.
     pub(crate) fn connections(&self) -> Vec<CarriedConnection> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn measure(&self, instance: &mut Instance) {
-        let sizes = (0..).map_while(|index| instance.fixed_memory(index)).map(|(_, size)| size as u64);
-        self.memory_bytes.store(sizes.sum(), Ordering::Relaxed);
     }
 }
 
@@ -295,7 +291,6 @@ impl Resident for Tenant {
     }
 
     fn rest(&mut self, instance: &mut Instance) -> Result<Vec<u8>, String> {
-        self.inside.measure(instance);
         let mut state = instance.capture_rest().map_err(|error| text(&error))?;
         let world = world_of(instance).ok_or("the program's world is gone")?;
         let carried = world.carried();
@@ -306,7 +301,6 @@ impl Resident for Tenant {
     }
 
     fn go_on(&mut self, instance: &mut Instance) {
-        self.inside.measure(instance);
         if let Some(world) = world_of(instance) {
             world.clear_interrupt();
         }
