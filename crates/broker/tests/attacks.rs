@@ -166,7 +166,7 @@ fn s10_answers_are_encrypted_to_the_attested_key_and_to_nothing_else() {
     let (fetch, hello) = Fetch::begin(&other.party, secret(), Nonce([8; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello)).unwrap();
     let evidence = other.evidence(challenged.binding());
-    other.party.kem = KemKey::from_seed(&[9; 32]);
+    other.party.kem = std::sync::Arc::new(KemKey::from_seed(&[9; 32]));
     assert_ne!(other.party.kem.public(), attested);
     let (fetch, hello) = Fetch::begin(&other.party, secret(), Nonce([8; 32]), [0; 32]);
     let challenged = fetch.challenged(world.reply(hello)).unwrap();

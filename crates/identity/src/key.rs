@@ -5,15 +5,22 @@ use core::fmt;
 use dunlin_base::Digest;
 use dunlin_handover::Key;
 use dunlin_handover::ledger::Signer;
-use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 use p256::elliptic_curve::zeroize::Zeroizing;
 use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
 use crate::error::IdentityError;
 
-/// Bytes of a compressed point.
-const POINT: usize = 33;
+/// Bytes of an uncompressed point. Compressed ones are half as long, and take as long to decompress as to verify with.
+const POINT: usize = 65;
+/// Everything before the point in a `SubjectPublicKeyInfo`: two lengths, the algorithm, the curve, the bit string's head
+/// (RFC 5480).
+const HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
 /// Bytes of a signature, the public key in front included.
 pub const SIGNATURE_LENGTH: usize = POINT + 64;
 
@@ -84,7 +91,7 @@ impl Signer for PrivateKey {
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         let signature: Signature = self.signing.sign(message);
         let mut out = Vec::with_capacity(SIGNATURE_LENGTH);
-        out.extend_from_slice(self.public.verifying.to_sec1_point(true).as_bytes());
+        out.extend_from_slice(self.public.point());
         out.extend_from_slice(&signature.to_bytes());
         out
     }
@@ -100,7 +107,7 @@ impl fmt::Debug for PrivateKey {
 /// A P-256 public key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
-    verifying: VerifyingKey,
+    /// Of [`HEAD`] and the point.
     spki: Vec<u8>,
 }
 
@@ -125,14 +132,17 @@ impl PublicKey {
 
     /// Whether `signature`, as [`PrivateKey`] makes them, is of this key over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        split(signature).is_some_and(|(verifying, signature)| {
-            verifying == self.verifying && verifying.verify(message, &signature).is_ok()
-        })
+        split(signature).is_some_and(|(point, signature)| point == self.point() && holds(point, message, signature))
+    }
+
+    /// The point, uncompressed.
+    fn point(&self) -> &[u8] {
+        self.spki.get(HEAD.len()..).unwrap_or_default()
     }
 
     fn of(verifying: VerifyingKey) -> Result<Self, IdentityError> {
         let spki = verifying.to_public_key_der().map_err(IdentityError::PublicKey)?.into_vec();
-        Ok(Self { verifying, spki })
+        Ok(Self { spki })
     }
 }
 
@@ -144,14 +154,18 @@ impl fmt::Debug for PublicKey {
 
 /// Whether `signature` is over `message`, and of the key with this thumbprint.
 pub(crate) fn is_signed_by(key: Key, message: &[u8], signature: &[u8]) -> bool {
-    let Some((verifying, signature)) = split(signature) else { return false };
-    PublicKey::of(verifying).is_ok_and(|public| public.thumbprint() == key)
-        && verifying.verify(message, &signature).is_ok()
+    split(signature).is_some_and(|(point, signature)| {
+        Key(Digest::of(&[HEAD.as_slice(), point].concat()).0) == key && holds(point, message, signature)
+    })
 }
 
-fn split(signature: &[u8]) -> Option<(VerifyingKey, Signature)> {
-    let (point, signature) = signature.split_at_checked(POINT)?;
-    Some((VerifyingKey::from_sec1_bytes(point).ok()?, Signature::from_slice(signature).ok()?))
+fn split(signature: &[u8]) -> Option<(&[u8], &[u8])> {
+    signature.split_at_checked(POINT).filter(|(_, signature)| signature.len() == SIGNATURE_LENGTH - POINT)
+}
+
+/// Also whether `point` is one of the curve, in its one uncompressed form.
+fn holds(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature).is_ok()
 }
 
 #[cfg(test)]

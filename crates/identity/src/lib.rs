@@ -3,7 +3,7 @@
 //! never decide whether somebody is to be trusted: roots and policies are arguments.
 //!
 //! A [`Key`](dunlin_handover::Key) is the SHA-256 of a public key in DER (`SubjectPublicKeyInfo`). A signature of this
-//! crate is 97 bytes: the public key as a compressed point (33), then ECDSA with SHA-256 as `r` and `s` (32 each), so that
+//! crate is 129 bytes: the public key as an uncompressed point (65), then ECDSA with SHA-256 as `r` and `s` (32 each), so that
 //! a thumbprint is all that others have to know.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]

@@ -34,7 +34,7 @@ pub(crate) struct BrokerWay(Arc<At>);
 
 #[derive(Debug)]
 enum At {
-    Here(Embedded),
+    Here(Box<Embedded>),
     Process(PathBuf),
     Peer { address: Address, caller: Caller },
 }
@@ -75,7 +75,9 @@ impl BrokerWay {
         let at = match (&config.broker, &config.ledger, ledger.here()) {
             (Some(socket), _, _) => At::Process(socket.clone()),
             (None, LedgerAt::Peer { address, .. }, _) => At::Peer { address: address.clone(), caller: caller.clone() },
-            (None, LedgerAt::Here, Some(here)) => At::Here(Embedded::open(config, keys, here.clone(), ledger.key())?),
+            (None, LedgerAt::Here, Some(here)) => {
+                At::Here(Box::new(Embedded::open(config, keys, here.clone(), ledger.key())?))
+            }
             (None, LedgerAt::Here, None) => return Err(NodeError::LedgerAway { what: "begin as the broker" }),
         };
         Ok(Self(Arc::new(at)))
@@ -129,11 +131,10 @@ impl BrokerWay {
         let way = self.clone();
         let builder = thread::Builder::new().name("dunlin-broker".to_owned()).stack_size(1 << 20);
         let serving = builder.spawn(move || {
-            if let At::Here(Embedded { broker, releases, .. }) = &*way.0
-                && let At::Here(around) = &*way.0
-            {
+            if let At::Here(embedded) = &*way.0 {
+                let around: &Embedded = embedded;
                 // Its end is the asker's business.
-                let _ended = dunlin_broker::serve(stream, broker, releases, around);
+                let _ended = dunlin_broker::serve(stream, &around.broker, &around.releases, around);
             }
         });
         serving.map(drop).map_err(NodeError::system("start a thread"))
