@@ -255,6 +255,56 @@ fn an_owner_gives_a_policy_and_finds_out_what_runs_under_it() {
 }
 
 #[test]
+fn a_service_has_its_keys_from_the_broker_that_its_policy_names() {
+    let scratch = Scratch::new("broker");
+    let socket = scratch.path().join("broker.sock").display().to_string();
+    let cluster = Cluster::in_scratch(scratch, &["a", "b"], vec!["--broker".to_owned(), socket.clone()]);
+    let scratch = &cluster.scratch;
+    let keygen = |name: &str| scratch.dunlin(&["policy", "keygen", name]).stdout.trim().to_owned();
+    let (owner, broker) = (keygen("shop.key"), keygen("broker.key"));
+    let ledger = cluster.json("a", &["node", "ls", "--json"])[0]["info"]["ledger"].as_str().unwrap().to_owned();
+    let (at, dir) = (format!("unix:{}/nodes/a/peer.sock", cluster.dir().display()), cluster.dir());
+    let (listen, dir) = (format!("unix:{socket}"), dir.to_str().unwrap());
+    let arguments = ["--vault", "vault", "--key", "broker.key", "--listen", &listen, "--ledger", &at, "--dir", dir];
+    let more = ["--ledger-key", &ledger, "--owner", &owner];
+    let mut process = scratch.spawn(&[&["broker", "listen"], &arguments[..], &more].concat());
+    let database = common::built("database");
+    let app = database.to_str().unwrap();
+    let deploy = |name: &str, more: &[&str]| {
+        let all = ["deploy", app, "--name", name, "--tier", "wasmi", "--volume", "/data"];
+        cluster.ask("b", &[&all, more, &["--", "/data", "3"]].concat())
+    };
+    // One without a policy has whoever keeps the ledger for its broker, as ever.
+    assert_eq!(deploy("plain", &[]).code, Some(0));
+    let module = cluster.json("a", &["describe", "plain", "--json"])["module"].as_str().unwrap().to_owned();
+    let text = format!(
+        "format = 1\nservice = \"shop\"\nversion = 1\nissued = 2020-01-01T00:00:00Z\n\
+         expires = 2100-01-01T00:00:00Z\nclass_floor = \"sim\"\nmodules = [\"sha256:{module}\"]\n\
+         require_measured_policy = true\n[insecure]\nany_measurement = true\nany_provider = true\n[sim]\n\
+         [migration]\ndestination = \"any_accepted\"\n[broker]\nkeys = [\"{broker}\"]\n\
+         [ledger]\nid = \"{ledger}\"\nkeys = [\"{owner}\"]\nquorum = 1\n"
+    );
+    scratch.write("shop.toml", text.as_bytes());
+    let policy = scratch.path().join("shop.policy").display().to_string();
+    let ran = scratch.dunlin(&["policy", "sign", "--key", "shop.key", "-o", &policy, "shop.toml"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let ran = deploy("shop", &["--policy", &policy, "--owner", &owner]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let until = std::time::Instant::now() + cluster::PATIENCE;
+    while !cluster.ask("b", &["logs", "shop"]).stdout.contains("ok after 3 rounds") {
+        assert!(std::time::Instant::now() < until, "{}", cluster.ask("b", &["logs", "shop"]).stdout);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Its root is in that broker's vault, and that of the other one is not.
+    let id = |name: &str| cluster.json("a", &["describe", name, "--json"])["id"].as_str().unwrap().to_owned();
+    let root = |vault: &str, name: &str| scratch.path().join(vault).join(id(name)).join("root").exists();
+    assert!(root("vault", "shop") && !root("vault", "plain"));
+    assert!(root("nodes/a/broker", "plain") && !root("nodes/a/broker", "shop"));
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
 fn half_closed_connections_and_unread_bytes_move() {
     let cluster = Cluster::new("half", &["a", "b"]);
     let address = cluster.deploy("a", "kv");

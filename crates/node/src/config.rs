@@ -129,7 +129,7 @@ pub struct NodeConfig {
     pub peers: BTreeMap<String, Address>,
     /// Where the ledger is.
     pub ledger: LedgerAt,
-    /// The socket of the broker, if it is a process of its own and not beside the ledger.
+    /// The socket of a broker that is a process of its own, for services whose policy names one.
     pub broker: Option<PathBuf>,
     /// Where a service listens whose own address is not free or not of this machine.
     pub host: IpAddr,
@@ -210,12 +210,16 @@ impl Realm {
     /// # Errors
     /// [`NodeError`] when no key can be made.
     pub fn client(&self, address: Address) -> Result<ApiClient, NodeError> {
-        const OPERATOR: &str = "operator";
+        Ok(ApiClient::at_address(address, self.caller("operator")?.0))
+    }
+
+    /// Somebody of this realm who is no node and calls nodes.
+    pub(crate) fn caller(&self, name: &str) -> Result<(Caller, NodeKeys), NodeError> {
         let platform = PrivateKey::generate()?;
-        let chain = self.provider.certify_node(OPERATOR, platform.public(), VALID)?;
+        let chain = self.provider.certify_node(name, platform.public(), VALID)?;
         let roots = self.provider.chain().last().cloned().into_iter().collect();
         let keys = NodeKeys { platform, chain, roots, owner: self.owner.clone() };
-        Ok(ApiClient::at_address(address, Caller::new(OPERATOR, &keys)?))
+        Ok((Caller::new(name, &keys)?, keys))
     }
 
     /// The key of the ledger that the node `name` keeps; it is made if there is none.

@@ -55,6 +55,11 @@ impl LedgerWay {
         }
     }
 
+    /// The ledger that a node at this address keeps.
+    pub(crate) fn at(address: Address, key: Key, caller: Caller) -> Self {
+        Self { key, at: Arc::new(At::Peer { address, caller }) }
+    }
+
     /// The key whose word counts.
     pub(crate) fn key(&self) -> Key {
         self.key

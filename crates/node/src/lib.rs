@@ -44,6 +44,7 @@ pub mod socket;
 mod verbs;
 
 pub use backup::BACKUP_LIMIT;
+pub use broker::{BrokerConfig, BrokerProcess};
 pub use client::{ApiClient, ApiError};
 pub use config::{Address, KeepProgram, LedgerAt, NodeConfig, NodeKeys, Realm};
 pub use error::NodeError;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dunlin_attest::{Bytes, Policy};
+use dunlin_attest::{Bytes, Policy, VerifyingKey};
 use dunlin_attested::policy_in_force;
 use dunlin_base::Digest;
 use dunlin_handover::{Key, ServiceId};
@@ -53,6 +53,13 @@ impl Subject {
     pub(crate) fn service(&self) -> Result<ServiceId, NodeError> {
         let invalid = || NodeError::Invalid("the id of a service is not written as hexadecimal digits".into());
         folder::unhex(&self.id).map(ServiceId).ok_or_else(invalid)
+    }
+
+    /// Whether this owner is the one who is said to have signed the policy, which [`Self::policy_in_force`] verifies.
+    pub(crate) fn is_signed_by(&self, owner: &VerifyingKey) -> bool {
+        let signer =
+            |policy: &PolicyInfo| policy.signer.parse::<Bytes>().is_ok_and(|signer| signer.0 == owner.to_bytes());
+        self.policy.as_ref().is_some_and(signer)
     }
 
     /// The policy under which it runs: what its owner signed, or the one that demands nothing but the module and the

@@ -131,7 +131,7 @@ struct Daemon {
     /// The ledger's key, if that peer's folder is not in the same --dir
     #[arg(long, value_name = "HEX", requires = "ledger")]
     ledger_key: Option<String>,
-    /// The socket of a broker that runs as a process of its own; without it, whoever keeps the ledger is the broker
+    /// The socket of a broker that is a process of its own, for services whose policy names one
     #[arg(long, value_name = "SOCKET")]
     broker: Option<PathBuf>,
     /// Where services listen whose own address is taken or of another machine

@@ -25,6 +25,8 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<String, Daemon>,
     /// Where each node listens, and the relay by which the others reach it, if they speak TCP.
     wires: BTreeMap<String, (String, Relay)>,
+    /// Arguments of all nodes besides the usual ones.
+    more: Vec<String>,
 }
 
 struct Daemon {
@@ -36,7 +38,12 @@ impl Cluster {
     /// Starts these nodes; the first one keeps the ledger.
     pub(crate) fn new(name: &str, nodes: &[&str]) -> Self {
         let scratch = Scratch::new(name);
-        Self::with(scratch, nodes, BTreeMap::new())
+        Self::with(scratch, nodes, BTreeMap::new(), Vec::new())
+    }
+
+    /// The same, with these arguments besides.
+    pub(crate) fn in_scratch(scratch: Scratch, nodes: &[&str], more: Vec<String>) -> Self {
+        Self::with(scratch, nodes, BTreeMap::new(), more)
     }
 
     /// The same, with nodes that reach each other over TCP, through relays that can be cut.
@@ -47,12 +54,12 @@ impl Cluster {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             wires.insert((*name).to_owned(), (port.to_string(), Relay::to(port.to_string())));
         }
-        Self::with(Scratch::new(name), nodes, wires)
+        Self::with(Scratch::new(name), nodes, wires, Vec::new())
     }
 
-    fn with(scratch: Scratch, nodes: &[&str], wires: BTreeMap<String, (String, Relay)>) -> Self {
+    fn with(scratch: Scratch, nodes: &[&str], wires: BTreeMap<String, (String, Relay)>, more: Vec<String>) -> Self {
         let names = nodes.iter().map(|name| (*name).to_owned()).collect();
-        let mut cluster = Self { scratch, names, nodes: BTreeMap::new(), wires };
+        let mut cluster = Self { scratch, names, nodes: BTreeMap::new(), wires, more };
         for name in nodes {
             cluster.start(name);
         }
@@ -108,7 +115,7 @@ impl Cluster {
     /// Starts a node, or starts it again.
     pub(crate) fn start(&mut self, name: &str) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
-        command.args(["node", "--name", name, "--dir"]).arg(self.dir());
+        command.args(["node", "--name", name, "--dir"]).arg(self.dir()).args(&self.more);
         for peer in self.names.iter().filter(|other| *other != name) {
             let relay = self.wires.get(peer).map(|(_, relay)| format!("={}", relay.address)).unwrap_or_default();
             command.arg("--peer").arg(format!("{peer}{relay}"));
