@@ -143,11 +143,6 @@ impl Broker {
         self.services.insert(service, keys);
     }
 
-    /// The digest of the policy under which it keeps the keys of a service, if it does.
-    pub fn policy_of(&self, service: ServiceId) -> Option<Digest> {
-        self.services.get(&service).map(|service| service.policy.hash())
-    }
-
     /// Takes one step. `now` is seconds since 1970.
     pub fn step(&mut self, input: Input, now: u64) -> Output {
         self.sessions.retain(|_, (began, _)| now.saturating_sub(*began) <= LIFETIME);

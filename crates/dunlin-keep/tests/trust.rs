@@ -12,7 +12,9 @@ use dunlin_attest::{
 use dunlin_base::Digest;
 use dunlin_handover::converge::Mode;
 use dunlin_handover::{Key, MigrationId, Nonce};
-use dunlin_keep_link::{ArrivedHow, Challenge, FailCode, LeftHow, MigrateOut, Order, Origin, Report, SignedPolicy};
+use dunlin_keep_link::{
+    ArrivedHow, Challenge, FailCode, LeftHow, MigrateOut, Order, Origin, Report, Role, SignedPolicy,
+};
 
 /// What the program has in its memory and nobody else is to see. The module has it in disguise only.
 const CANARY: &[u8; 32] = b"canary-7c1e0f3d5a9b2468-in-mine!";
@@ -74,6 +76,66 @@ quorum = 1
     );
     let object = Policy::sign(&text, &owner).unwrap();
     (SignedPolicy { object, signer: owner.verifying_key().to_bytes() }, Digest::of(text.as_bytes()))
+}
+
+/// A program that says a secret of its owner, puts a value away, waits for a line, and says the value, whether it gets
+/// evidence, and what it hears of a secret that is not there and of a module that nobody trusts.
+const ASKER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "attest" (func $attest (param i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "authenticate" (func $secret (param i32 i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "put" (func $put (param i32 i32 i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "get" (func $get (param i32 i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "run" (func $run (param i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "dunlin_trust" "read" (func $read (param i32 i64 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "greetingmissingvalue of a key")
+    (func $say (param $at i32) (param $length i32)
+        (i32.store (i32.const 256) (local.get $at))
+        (i32.store (i32.const 260) (local.get $length))
+        (drop (call $write (i32.const 1) (i32.const 256) (i32.const 1) (i32.const 264))))
+    ;; An error number as a letter; A is none.
+    (func $number (param $errno i32)
+        (i32.store8 (i32.const 300) (i32.add (i32.const 65) (local.get $errno)))
+        (call $say (i32.const 300) (i32.const 1)))
+    ;; What the result at 200 holds, at most 64 bytes of it.
+    (func $result
+        (call $number (call $read (i32.load (i32.const 200)) (i64.const 0) (i32.const 400) (i32.const 64) (i32.const 216)))
+        (call $say (i32.const 400) (i32.load (i32.const 216))))
+    (func (export "_start")
+        (call $number (call $secret (i32.const 0) (i32.const 8) (i32.const 200) (i32.const 208)))
+        (call $result)
+        (call $number (call $put (i32.const 15) (i32.const 3) (i32.const 15) (i32.const 14) (i32.const 0)))
+        (i32.store (i32.const 256) (i32.const 600))
+        (i32.store (i32.const 260) (i32.const 1))
+        (drop (call $fd_read (i32.const 0) (i32.const 256) (i32.const 1) (i32.const 264)))
+        (call $number (call $get (i32.const 15) (i32.const 3) (i32.const 200) (i32.const 208)))
+        (call $result)
+        (call $number (call $attest (i32.const 700) (i32.const 200) (i32.const 208)))
+        (call $number (call $secret (i32.const 8) (i32.const 7) (i32.const 200) (i32.const 208)))
+        (call $number (call $run (i32.const 0) (i32.const 8) (i32.const 0) (i32.const 0) (i32.const 200) (i32.const 208)))))"#;
+
+#[test]
+fn a_program_gets_secrets_evidence_and_a_store_that_moves_with_it() {
+    let world = World::new(wat::parse_str(ASKER).unwrap());
+    let spec = world.spec(&["asker"]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let (output, text) = common::collector();
+    let (input, line) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let more = || vec![(Role::Stdin, input.try_clone().unwrap()), (Role::Stdout, output.try_clone().unwrap())];
+    let (first, second) = (a.keep(), b.keep());
+    first.start_service(&spec, Origin::First, more());
+    first.running();
+    // It has said its secret and waits.
+    first.checkpoint();
+    let (_, arrived) = migrate(&first, &second, &spec, options(Mode::Precopy), more());
+    assert!(common::is_live(&arrived), "{arrived:?}");
+    assert_eq!(rustix::io::write(&line, b".").unwrap(), 1);
+    assert_eq!(second.ended().how, dunlin_keep_link::EndedHow::Exited(0));
+    drop((output, first, second));
+    // ENOENT is 44: the letter m.
+    assert_eq!(text.join().unwrap(), "AAa secretAAAvalue of a keyAmm");
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {

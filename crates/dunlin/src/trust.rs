@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::{Exit, Failure, Result};
 use crate::module::Module;
-use crate::{file, text};
+use crate::text;
 
 /// The name of the simulated machine, of its provider and of the embedded ledger.
 const MACHINE: &str = "local";
@@ -362,12 +362,8 @@ pub(crate) fn volume_seal(path: &Path) -> Result<dunlin_seal::VolumeSeal> {
     Ok(dunlin_seal::VolumeSeal::new(&root.epoch_key([0; 16], 1), None))
 }
 
-/// Puts a secret of the owner into the folder that `--trust` takes, for the service of a module.
-pub(crate) fn put_secret(folder: &Path, module: &Path, name: &str, secret: &Path) -> Result<()> {
+/// The vault in the folder that `--trust` takes, and the service of a module in it.
+pub(crate) fn vault_of(folder: &Path, module: &Path) -> Result<(Vault, ServiceId)> {
     let service = service_of(&Module::read(module)?.wasm);
-    let vault = Vault::open(folder.join("broker")).map_err(broken)?;
-    let secret = Zeroizing::new(file::read(secret)?);
-    vault
-        .put(service, name, &dunlin_broker::SecretRule::default(), &secret)
-        .map_err(Failure::because(Exit::CannotCreate, "the secret cannot be kept"))
+    Ok((Vault::open(folder.join("broker")).map_err(broken)?, service))
 }

@@ -300,6 +300,14 @@ fn a_service_has_its_keys_from_the_broker_that_its_policy_names() {
     let root = |vault: &str, name: &str| scratch.path().join(vault).join(id(name)).join("root").exists();
     assert!(root("vault", "shop") && !root("vault", "plain"));
     assert!(root("nodes/a/broker", "plain") && !root("nodes/a/broker", "shop"));
+    scratch.write("tls.key", b"a key");
+    let id = id("shop");
+    let put = |service: &str| {
+        scratch.dunlin(&["broker", "secret", "--vault", "vault", "--service", service, "tls", "tls.key"])
+    };
+    assert_eq!(put(&id).code, Some(0));
+    assert!(scratch.path().join("vault").join(&id).join("secrets/tls").exists());
+    put("shop").refuses(64, &["no id of a service", "dunlin describe"]);
     process.kill().unwrap();
     process.wait().unwrap();
 }

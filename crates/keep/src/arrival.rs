@@ -24,6 +24,7 @@ use crate::orders::Desk;
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer};
 use crate::service::{Parts, Service};
+use crate::trusted::Trusted;
 use crate::who::{Who, entropy};
 
 /// In post-copy, a service whose memory does not come for so long goes back to the state that its source retained.
@@ -71,8 +72,8 @@ impl Arrival {
         let carrier = Arc::new(LinkCarrier::arriving(outbox.clone()));
         let mobility = Arc::new(LinkMobility::new(outbox.clone(), who.node.clone()));
         desk.listens(mobility.clone());
-        let around = Around { carrier, mobility };
         let keys = Keys::new(desk.post(), who.clone(), &spec)?;
+        let around = Around { carrier, mobility, trusted: Trusted::new(keys.clone()) };
         let lodger = Lodger {
             order,
             keys,

@@ -2,15 +2,18 @@
 //! holder, encrypted to this instance; what the node carries opens for nobody else.
 
 use std::fmt;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin_attest::Policy;
+use dunlin_attest::{BindingContext, Endorsements, Evidence, Policy};
 use dunlin_broker::{Brokers, Denied, FetchError, Party, Released, Want, fetch};
+use dunlin_handover::Nonce;
 use dunlin_keep_link::Spec;
 use dunlin_seal::{EpochKey, ObjectSeal, VolumeSeal};
+use zeroize::Zeroizing;
 
 use crate::error::Failure;
 use crate::migrate::outgoing::text;
@@ -106,11 +109,54 @@ impl Keys {
         Ok(held)
     }
 
+    /// A secret of the owner. Asks once: whoever waits is the program, which is not to be held up for long.
+    pub(crate) fn secret(&self, name: &str, epoch: u64) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+        let failed = |failure: Failure| FetchError::Io(io::Error::other(failure.text()));
+        let party = self.party(epoch);
+        match self.ask(&party, Want::Secret(name.to_owned())).map_err(failed)?? {
+            Released::Secret(secret) => Ok(secret),
+            Released::Keys { .. } => Err(FetchError::Content),
+        }
+    }
+
+    /// Evidence for somebody else's nonce.
+    pub(crate) fn evidence(
+        &self,
+        nonce: &[u8; 32],
+        epoch: u64,
+    ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
+        self.who.proof.for_client(Nonce(*nonce), &self.spec, epoch, &self.policy)
+    }
+
     /// Asks until there is an answer that counts.
     fn fetch(&self, epoch: u64) -> Result<Held, Failure> {
-        let attester = self.who.proof.measured(self.spec.module, &self.policy)?;
+        let party = self.party(epoch);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let why = match self.ask(&party, Want::Keys)? {
+                Ok(Released::Keys { own, written }) => return Ok(Held { own, written }),
+                Ok(Released::Secret(_)) => "it gave a secret for keys".to_owned(),
+                Err(error @ (FetchError::WrongBroker | FetchError::Denied(Denied::Policy(_)))) => {
+                    return Err(Failure::Untrusted(text(&error)));
+                }
+                Err(error @ FetchError::Denied(Denied::Evidence(_) | Denied::NoSuchService)) => {
+                    return Err(Failure::Untrusted(text(&error)));
+                }
+                Err(FetchError::Denied(Denied::NotHolder)) if Instant::now() > until => {
+                    return Err(Failure::NotHolder("the broker found another holder in the ledger".to_owned()));
+                }
+                Err(error) => text(&error),
+            };
+            if Instant::now() > until {
+                return Err(Failure::Keys(why));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn party(&self, epoch: u64) -> Party {
         let document = self.policy.document();
-        let party = Party {
+        Party {
             service: self.spec.service,
             name: document.service.clone(),
             epoch,
@@ -121,37 +167,20 @@ impl Keys {
             provider: self.who.proof.provider.clone(),
             ledger: document.ledger.id.clone(),
             brokers: Brokers::of(&self.policy, self.who.keys.ledger),
-        };
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let why = match self.post.broker().map(UnixStream::from) {
-                None => "the node brings no stream to it".to_owned(),
-                Some(stream) => {
-                    let nonce = entropy()?.nonce();
-                    let limited = stream.set_read_timeout(Some(SILENCE));
-                    let limited = limited.and_then(|()| stream.set_write_timeout(Some(SILENCE)));
-                    limited.map_err(Failure::system("the stream to the broker cannot be used"))?;
-                    match fetch(stream, &party, Want::Keys, &*attester, nonce) {
-                        Ok(Released::Keys { own, written }) => return Ok(Held { own, written }),
-                        Ok(Released::Secret(_)) => "it gave a secret for keys".to_owned(),
-                        Err(error @ (FetchError::WrongBroker | FetchError::Denied(Denied::Policy(_)))) => {
-                            return Err(Failure::Untrusted(text(&error)));
-                        }
-                        Err(error @ FetchError::Denied(Denied::Evidence(_) | Denied::NoSuchService)) => {
-                            return Err(Failure::Untrusted(text(&error)));
-                        }
-                        Err(FetchError::Denied(Denied::NotHolder)) if Instant::now() > until => {
-                            return Err(Failure::NotHolder("the broker found another holder in the ledger".to_owned()));
-                        }
-                        Err(error) => text(&error),
-                    }
-                }
-            };
-            if Instant::now() > until {
-                return Err(Failure::Keys(why));
-            }
-            thread::sleep(PAUSE);
         }
+    }
+
+    /// One question, over a stream of its own.
+    fn ask(&self, party: &Party, want: Want) -> Result<Result<Released, FetchError>, Failure> {
+        let attester = self.who.proof.measured(self.spec.module, &self.policy)?;
+        let Some(stream) = self.post.broker().map(UnixStream::from) else {
+            let why = "the node brings no stream to the broker";
+            return Ok(Err(io::Error::new(io::ErrorKind::NotConnected, why).into()));
+        };
+        let limited = stream.set_read_timeout(Some(SILENCE));
+        let limited = limited.and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+        limited.map_err(Failure::system("the stream to the broker cannot be used"))?;
+        Ok(fetch(stream, party, want, &*attester, entropy()?.nonce()))
     }
 }
 

@@ -23,6 +23,7 @@ mod service;
 mod states;
 mod successor;
 mod trust;
+mod trusted;
 mod who;
 
 pub use confine::{ConfineError, Confinement};

@@ -20,6 +20,7 @@ use crate::carrier::LinkCarrier;
 use crate::error::Failure;
 use crate::mobility::LinkMobility;
 use crate::states::{States, path_of};
+use crate::trusted::Trusted;
 
 /// Largest module that is read.
 const MAX_MODULE: u64 = 1 << 30;
@@ -55,6 +56,7 @@ pub(crate) struct Volume {
 pub(crate) struct Around {
     pub(crate) carrier: Arc<LinkCarrier>,
     pub(crate) mobility: Arc<LinkMobility>,
+    pub(crate) trusted: Arc<Trusted>,
 }
 
 impl Given {
@@ -107,6 +109,7 @@ impl Given {
         let limits = dunlin_host::Limits { descriptors: spec.limits.descriptors, ..dunlin_host::Limits::default() };
         let mut config = Config::new().args(spec.args.iter().cloned()).limits(limits);
         config = config.carrier(around.carrier.clone()).mobility(around.mobility.clone());
+        config = config.trust(around.trusted.clone());
         for variable in &spec.env {
             config = config.env(variable.name.clone(), variable.value.clone());
         }

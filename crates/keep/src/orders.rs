@@ -38,6 +38,7 @@ use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Business, Peer, Side};
 use crate::service::Service;
 use crate::trust::policy_of;
+use crate::trusted::Trusted;
 use crate::who::Who;
 
 /// How long a keep that is over waits for its node to hang up.
@@ -241,10 +242,10 @@ impl Clerk {
                 let carrier = Arc::new(LinkCarrier::fresh(desk.outbox.clone()));
                 let mobility = Arc::new(LinkMobility::new(desk.outbox.clone(), who.node.clone()));
                 desk.listens(mobility.clone());
-                let around = Around { carrier, mobility };
                 // A node that withholds the owner's policy, or brings another module than it permits, starts nothing.
                 let keys = Keys::new(desk.post.clone(), who.clone(), &spec);
                 let started = keys.and_then(|keys| {
+                    let around = Around { carrier, mobility, trusted: Trusted::new(keys.clone()) };
                     let mut office = Office::new(desk.post.clone(), who, spec.service)?;
                     Service::start(spec, given, around, keys, origin, &mut office)
                 });

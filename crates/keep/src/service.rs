@@ -123,6 +123,7 @@ impl Service {
     ) -> Result<Self, Failure> {
         let Parts { spec, loaded, states, needs, around, keys, volume } = parts;
         keys.prepare(record.epoch, volume.clone());
+        around.trusted.in_epoch(record.epoch);
         let inside = Arc::new(Inside::default());
         inside.version.store(record.version, Ordering::SeqCst);
         let _first = inside.sizes.set(instance.memory_sizes());
@@ -151,6 +152,7 @@ impl Service {
     /// The service took another epoch, after a move that did not happen.
     pub(crate) fn in_epoch(&self, epoch: u64) {
         self.locked_record().epoch = epoch;
+        self.around.trusted.in_epoch(epoch);
         self.keys.prepare(epoch, self.volume.clone());
     }
 

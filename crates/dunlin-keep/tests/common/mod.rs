@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dunlin_attested::policy_in_force;
 use dunlin_base::Digest;
-use dunlin_broker::{Broker, ReleaseLog, Roots, Surroundings, Vault, signing_key};
+use dunlin_broker::{Broker, ReleaseLog, Roots, SecretRule, Surroundings, Vault, signing_key};
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
 use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Record, Recovery, Request, Signer as _};
 use dunlin_handover::{Entropy, LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
@@ -33,6 +33,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long certificates hold.
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// What the owner calls `greeting`.
+pub(crate) const SECRET: &[u8] = b"a secret";
 
 pub(crate) const SERVICE: ServiceId = ServiceId([7; 16]);
 
@@ -127,6 +130,7 @@ impl World {
         let directory = std::env::temp_dir().join(format!("dunlin-keep-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let vault = Vault::open(directory.join("broker")).unwrap();
+        vault.put(SERVICE, "greeting", &SecretRule::default(), SECRET).unwrap();
         let roots = Roots::WithSimulation(dunlin_attest_sim::roots(["tests"]).unwrap());
         let mut broker =
             Broker::new(broker_key, Arc::new(Verifier::certified()), roots, Entropy::new([number as u8; 32]));

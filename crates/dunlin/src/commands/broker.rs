@@ -5,11 +5,16 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use dunlin_attest::VerifyingKey;
+use dunlin_base::Digest;
+use dunlin_broker::{SecretRule, Vault};
+use dunlin_handover::ServiceId;
 use dunlin_node::{Address, BrokerConfig, BrokerProcess, Realm};
 use dunlin_seal::harden;
+use zeroize::Zeroizing;
 
 use crate::failure::{Exit, Failure, Result};
-use crate::{keys, remote, text, trust};
+use crate::module::Module;
+use crate::{file, keys, remote, text, trust};
 
 /// Keep the keys of services, and release them to whoever holds them
 #[derive(Debug, Args)]
@@ -37,7 +42,10 @@ Answers are encrypted to the asker's attested key: connections may come through 
 
 const SECRET: &str = "\
 Examples:
-  dunlin broker secret --trust ./trust --module app.wasm tls-key server.key    for dunlin run --trust ./trust app.wasm";
+  dunlin broker secret --trust ./trust --module app.wasm tls-key server.key    for dunlin run --trust ./trust app.wasm
+  dunlin broker secret --vault ./vault --service 0011...(32 digits) tls-key server.key
+      for a service on nodes, whose id `dunlin describe` shows; the vault of the broker beside the ledger
+      is nodes/NAME/broker in the folder of the realm";
 
 /// Answer nodes, as a process of its own
 #[derive(Debug, Args)]
@@ -68,30 +76,55 @@ struct Listen {
     dir: Option<PathBuf>,
 }
 
-/// Put a secret into the folder of `dunlin run --trust`
+/// Give the broker a secret for a program
 #[derive(Debug, Args)]
 struct Secret {
-    /// The folder
-    #[arg(long, value_name = "DIR")]
-    trust: PathBuf,
-    /// The program that may have it
+    /// The folder of `dunlin run --trust`
+    #[arg(long, value_name = "DIR", requires = "module", conflicts_with_all = ["vault", "service"])]
+    trust: Option<PathBuf>,
+    /// The program that may have it; for a service, one of several that its policy permits
     #[arg(long, value_name = "APP.wasm")]
-    module: PathBuf,
+    module: Option<PathBuf>,
+    /// The vault of a broker that nodes ask
+    #[arg(long, value_name = "DIR", requires = "service", required_unless_present = "trust")]
+    vault: Option<PathBuf>,
+    /// The service, by its id of 32 digits
+    #[arg(long, value_name = "ID", value_parser = service, requires = "vault")]
+    service: Option<ServiceId>,
     /// What the program calls it
     name: String,
     /// The secret
     file: PathBuf,
 }
 
+fn service(text: &str) -> Result<ServiceId, String> {
+    let wrong = || format!("{text:?} is no id of a service: it has 32 digits, as `dunlin describe` shows them");
+    keys::digits(text).map_err(|_| wrong())?.0.try_into().map(ServiceId).map_err(|_| wrong())
+}
+
 pub(crate) fn run(command: &BrokerCommand) -> Result<ExitCode> {
     match &command.command {
         Verb::Listen(listen) => serve(listen),
-        Verb::Secret(Secret { trust, module, name, file }) => {
-            trust::put_secret(trust, module, name, file)?;
-            text::note(format!("{name} is kept for {}", module.display()));
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Secret(secret) => put(secret),
     }
+}
+
+fn put(secret: &Secret) -> Result<ExitCode> {
+    let Secret { trust: folder, module, vault, service, name, file } = secret;
+    let place = match (folder, module, vault, service) {
+        (Some(folder), Some(module), _, _) => trust::vault_of(folder, module)?,
+        (_, _, Some(vault), Some(service)) => (Vault::open(vault).map_err(broken)?, *service),
+        _ => return Err(Failure::new(Exit::Usage, "name --trust and --module, or --vault and --service")),
+    };
+    let modules = match (folder, module) {
+        (None, Some(module)) => vec![Digest::of(&Module::read(module)?.wasm)],
+        _ => Vec::new(),
+    };
+    let bytes = Zeroizing::new(file::read(file)?);
+    let kept = place.0.put(place.1, name, &SecretRule { modules }, &bytes);
+    kept.map_err(Failure::because(Exit::CannotCreate, "the secret cannot be kept"))?;
+    text::note(format!("{name} is kept for the service {}", place.1));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(listen: &Listen) -> Result<ExitCode> {

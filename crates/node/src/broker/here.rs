@@ -109,15 +109,13 @@ impl Here {
         {
             return Err(refused("it serves other owners than the one of this policy"));
         }
-        if lock(&self.broker).policy_of(service) == Some(policy.hash()) {
-            return Ok(());
-        }
         let nonce = Nonce(folder::random()?);
         let reading = self.read_ledger(service, nonce).ok_or(NodeError::LedgerAway { what: "read a record" })?;
         if reading.record.policy_hash != policy.hash() {
             let in_force = reading.record.policy_hash;
             return Err(refused(format!("the policy {in_force} is in force, not {}", policy.hash())));
         }
+        // Each time anew: its owner may have put a secret there meanwhile.
         let keys = self.vault.service(service, policy, self.ledger.key())?;
         lock(&self.broker).keep(service, keys);
         Ok(())
