@@ -169,6 +169,7 @@ fn a_service_whose_machine_is_lost_comes_back_elsewhere_from_a_copy() {
     assert_eq!(client.ask("INCR n"), ":2");
     // It runs: whoever wants it elsewhere moves it.
     cluster.ask("b", &["recover", "--from", copy]).refuses(69, &["runs at node a", "--force"]);
+    assert!(!cluster.dir().join("nodes/b/services/kv").exists(), "nothing is left of that");
     // An older copy is worth nothing once there is a newer checkpoint.
     let newer = cluster.dir().join("kv.newer");
     let newer = newer.to_str().unwrap();

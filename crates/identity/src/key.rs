@@ -135,6 +135,15 @@ impl PublicKey {
         split(signature).is_some_and(|(point, signature)| point == self.point() && holds(point, message, signature))
     }
 
+    /// The point, compressed: as evidence and policies name the key.
+    pub fn compressed(&self) -> Vec<u8> {
+        let (odd, x) = match self.point() {
+            [_, coordinates @ ..] => (coordinates.last().is_some_and(|last| last & 1 == 1), coordinates.get(..32)),
+            [] => (false, None),
+        };
+        [&[2 + u8::from(odd)], x.unwrap_or_default()].concat()
+    }
+
     /// The point, uncompressed.
     fn point(&self) -> &[u8] {
         self.spki.get(HEAD.len()..).unwrap_or_default()
@@ -213,6 +222,8 @@ mod tests {
         assert_eq!(&public, key.public());
         // SubjectPublicKeyInfo of P-256 with an uncompressed point has one length.
         assert_eq!(public.spki().len(), 91);
+        let point = VerifyingKey::from_sec1_bytes(&public.compressed()).unwrap();
+        assert_eq!(PublicKey::of(point).unwrap(), public);
         assert!(PrivateKey::from_pkcs8(b"no key").is_err());
         assert!(PublicKey::from_spki(&key.public().spki()[1..]).is_err());
     }

@@ -85,6 +85,7 @@ impl Arrival {
             desk: desk.clone(),
             outbox,
             loaded: None,
+            decoded: None,
             restored: None,
             lazy: 0,
             service: None,
@@ -140,6 +141,8 @@ struct Lodger {
     desk: Arc<Desk>,
     outbox: Outbox,
     loaded: Option<Loaded>,
+    /// The state besides memory, which is asked for twice while the program stands.
+    decoded: Option<(dunlin_snapshot::State, VolumeKeys)>,
     restored: Option<Instance>,
     /// Pages that come after the switch.
     lazy: u64,
@@ -217,11 +220,14 @@ impl Lodging for Lodger {
     }
 
     fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {
-        Ok(self.state(rest)?.0.memories.iter().map(|memory| memory.size).collect())
+        let decoded = self.state(rest)?;
+        let sizes = decoded.0.memories.iter().map(|memory| memory.size).collect();
+        self.decoded = Some(decoded);
+        Ok(sizes)
     }
 
     fn restore(&mut self, prepared: Prepared, rest: &[u8]) -> Result<(), String> {
-        let (state, volume_keys) = self.state(rest)?;
+        let (state, volume_keys) = self.decoded.take().map_or_else(|| self.state(rest), Ok)?;
         if let Some(volume) = self.given.volume() {
             volume_keys.give(&volume.seal)?;
         }

@@ -80,8 +80,8 @@ async fn leave_it(node: &Arc<Node>, service: &Service, at: PlatformId, force: bo
 pub(crate) async fn from_backup(node: &Arc<Node>, bytes: &[u8], force: bool) -> Result<Arc<Service>, NodeError> {
     let Backup { document, version, state_hash, module, state } = Backup::from_bytes(bytes)?;
     folder::write(&node.module_path(&document.module), &module)?;
-    let service = match node.service(&document.name) {
-        Ok(service) if service.id() == document.id => service,
+    let (service, is_new) = match node.service(&document.name) {
+        Ok(service) if service.id() == document.id => (service, false),
         Ok(_) => {
             let text = format!("node {} has another service {}", node.name(), document.name);
             return Err(NodeError::Conflict(text));
@@ -89,12 +89,22 @@ pub(crate) async fn from_backup(node: &Arc<Node>, bytes: &[u8], force: bool) -> 
         Err(_) => {
             let mut record = Record::new(document, Wanted::Stopped, Place::Here);
             record.claimed = true;
-            node.add(record)?
+            (node.add(record)?, true)
         }
     };
-    folder::write(&service.state_path(version, &state_hash), &state)?;
-    recover(node, &service, force).await?;
-    Ok(service)
+    let taken = async {
+        folder::write(&service.state_path(version, &state_hash), &state)?;
+        recover(node, &service, force).await
+    };
+    match taken.await {
+        Ok(()) => Ok(service),
+        Err(error) => {
+            if is_new {
+                node.forget(&service)?;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// A copy of the last checkpoint of a service, which is here.

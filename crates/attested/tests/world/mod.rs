@@ -37,11 +37,12 @@ impl Instance {
 
 impl InstanceSigner for Instance {
     fn verifying_key(&self) -> VerifyingKey {
-        VerifyingKey::from_bytes(&self.0.sign(b"")[..33]).expect("a key")
+        VerifyingKey::from_bytes(&self.0.public().compressed()).expect("a key")
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
-        dunlin_handover::ledger::Signer::sign(&self.0, message)[33..].try_into().expect("64 bytes")
+        let signature = dunlin_handover::ledger::Signer::sign(&self.0, message);
+        *signature.last_chunk().expect("64 bytes behind the key")
     }
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn runtime() -> Digest {
 
 /// The owner's policy, with these lines changed.
 pub(crate) fn policy_text(ledger: &PrivateKey, changes: &[(&str, &str)]) -> String {
-    let ledger = VerifyingKey::from_bytes(&ledger.sign(b"")[..33]).expect("a key");
+    let ledger = VerifyingKey::from_bytes(&ledger.public().compressed()).expect("a key");
     let (acme, bolt) = (signing(2).verifying_key(), signing(3).verifying_key());
     let (module, runtime) = (module(), runtime());
     let mut text = format!(

@@ -219,6 +219,7 @@ impl Place {
             socket: self.socket.clone(),
             code: self.code.clone(),
             config: self.config(),
+            decoded: None,
             instance: None,
             runner: None,
             first_call: Arc::default(),
@@ -341,6 +342,7 @@ struct Room {
     code: Code,
     socket: Arc<OwnedFd>,
     config: Config,
+    decoded: Option<dunlin_snapshot::State>,
     instance: Option<Instance>,
     runner: Option<Runner>,
     first_call: Arc<OnceLock<Instant>>,
@@ -368,11 +370,14 @@ impl Lodging for Room {
     }
 
     fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {
-        Ok(self.state(rest)?.memories.iter().map(|memory| memory.size).collect())
+        let state = self.state(rest)?;
+        let sizes = state.memories.iter().map(|memory| memory.size).collect();
+        self.decoded = Some(state);
+        Ok(sizes)
     }
 
     fn restore(&mut self, prepared: Prepared, rest: &[u8]) -> Result<(), String> {
-        let state = self.state(rest)?;
+        let state = self.decoded.take().map_or_else(|| self.state(rest), Ok)?;
         let world = World::thaw(&state.host, self.config.clone()).map_err(|error| error.to_string())?;
         let host = Box::new(Watched { world, first_call: Some(self.first_call.clone()) });
         let mut instance = prepared.finish(&state, host).map_err(|error| error.to_string())?;
