@@ -6,6 +6,7 @@
 
 use ciborium::Value;
 
+use crate::binding::BindingContext;
 use crate::cbor::{self, CborError, Fields};
 use crate::claims::Technology;
 use crate::verify::MAX_EVIDENCE;
@@ -56,6 +57,17 @@ impl Evidence {
             Self::Tpm(_) => Technology::Tpm,
             Self::Sim(_) => Technology::Sim,
         }
+    }
+
+    /// As a program gets it for a challenge: what it is bound to, the evidence, and what belongs to it, each behind its
+    /// length as 32 bits.
+    pub fn for_program(&self, binding: &BindingContext, endorsements: &Endorsements) -> Vec<u8> {
+        let mut answer = Vec::new();
+        for part in [binding.to_cbor(), self.to_cbor(), endorsements.to_cbor()] {
+            answer.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            answer.extend_from_slice(&part);
+        }
+        answer
     }
 
     /// An SGX quote from a buffer that the platform may have padded with zero bytes.

@@ -168,12 +168,7 @@ impl Trust for Embedded {
         };
         let evidence = self.attester.evidence(&binding.report_data()).map_err(failed)?;
         let endorsements = self.attester.endorsements().map_err(failed)?;
-        let mut answer = Vec::new();
-        for part in [binding.to_cbor(), evidence.to_cbor(), endorsements.to_cbor()] {
-            answer.extend_from_slice(&(part.len() as u32).to_le_bytes());
-            answer.extend_from_slice(&part);
-        }
-        Ok(answer)
+        Ok(evidence.for_program(&binding, &endorsements))
     }
 
     fn authenticate(&self, name: &str) -> Result<Vec<u8>, TrustError> {

@@ -54,12 +54,7 @@ impl Trust for Trusted {
     fn attest(&self, challenge: &[u8; 32]) -> Result<Vec<u8>, TrustError> {
         let given = self.keys.evidence(challenge, self.epoch.load(Ordering::SeqCst));
         let (evidence, endorsements, binding) = given.map_err(|failure| TrustError::Failed(failure.text()))?;
-        let mut answer = Vec::new();
-        for part in [binding.to_cbor(), evidence.to_cbor(), endorsements.to_cbor()] {
-            answer.extend_from_slice(&(part.len() as u32).to_le_bytes());
-            answer.extend_from_slice(&part);
-        }
-        Ok(answer)
+        Ok(evidence.for_program(&binding, &endorsements))
     }
 
     fn authenticate(&self, name: &str) -> Result<Vec<u8>, TrustError> {

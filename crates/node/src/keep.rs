@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_handover::ledger::Operation;
-use dunlin_handover::{LedgerCall, LedgerQuery, LedgerReply};
+use dunlin_handover::{LedgerCall, LedgerQuery, LedgerReply, ServiceId};
 use dunlin_identity::{Issuer, PrivateKey, PublicKey};
 use dunlin_keep_link::{Channel, FailCode, Failed, Identity, Order, OrderId, Packet, Ready, Report, Versions};
 use tokio::sync::{mpsc, watch};
@@ -49,8 +49,8 @@ pub(crate) struct Keep {
     listener: Mutex<Option<Arc<dyn Listener>>>,
     dead: AtomicBool,
     ended: watch::Sender<bool>,
-    /// The owner's key, for a keep that is to take its service from another machine.
-    recovers: Mutex<Option<PrivateKey>>,
+    /// For a keep that is to take a service from another machine: which, and its owner's key.
+    recovers: Mutex<Option<(ServiceId, PrivateKey)>>,
 }
 
 struct Orders {
@@ -124,16 +124,17 @@ impl Keep {
         Ok(Answers(receiver))
     }
 
-    /// From here on, the owner agrees to what this keep asks of the ledger to take its service from another machine.
-    pub(crate) fn may_recover(&self, owner: &PrivateKey) {
-        *lock(&self.recovers) = Some(owner.clone());
+    /// From here on, the owner agrees to what this keep asks of the ledger to take this service from another machine.
+    pub(crate) fn may_recover(&self, service: ServiceId, owner: &PrivateKey) {
+        *lock(&self.recovers) = Some((service, owner.clone()));
     }
 
     /// Adds the owner's signature where it is due.
     fn vouched(&self, mut call: LedgerCall) -> LedgerCall {
         if let LedgerQuery::Apply(request) = &mut call.query
             && matches!(request.action, Operation::Recover { .. })
-            && let Some(owner) = &*lock(&self.recovers)
+            && let Some((service, owner)) = &*lock(&self.recovers)
+            && request.service == *service
         {
             **request = (**request).clone().signed(owner);
         }

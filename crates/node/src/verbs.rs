@@ -394,7 +394,7 @@ pub(crate) async fn bring_up(node: &Arc<Node>, service: &Arc<Service>, origin: O
     let keep = node.pool().take().await?;
     let instance = Instance::new(node, service, keep.clone(), None);
     if origin == Origin::Recovered {
-        keep.may_recover(&node.keys().owner);
+        keep.may_recover(spec.service, &node.keys().owner);
     }
     let started = async {
         let (offered, descriptors) = offer(offers)?;
