@@ -219,4 +219,12 @@ mod tests {
         assert!(matches!(missing, Err(AttesterError::Missing { .. })));
         assert!(matches!(SimAttester::of_this_program("Lap top"), Err(AttesterError::Failed { .. })));
     }
+
+    #[test]
+    fn every_provider_has_a_simulated_machine() {
+        for provider in ["", "acme", "Acme & Söhne", &"x".repeat(300)] {
+            roots([machine_of(provider).as_str()]).unwrap();
+        }
+        assert_eq!(machine_of("acme"), "acme");
+    }
 }

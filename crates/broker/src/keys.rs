@@ -1,14 +1,13 @@
 //! One key, named in two ways: evidence carries its point, the ledger the digest of its `SubjectPublicKeyInfo`.
 
 use dunlin_attest::{SigningKey, VerifyingKey};
-use dunlin_base::Digest;
 use dunlin_handover::Key;
-use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
+use p256::pkcs8::DecodePrivateKey as _;
 use zeroize::Zeroizing;
 
 /// How the ledger names `key`: SHA-256 of the public key in DER.
 pub fn ledger_name(key: &VerifyingKey) -> Key {
-    Key(spki(key).0)
+    Key(key.spki_hash().0)
 }
 
 /// The signing key in a PKCS#8 document, as instances keep theirs. `None` if it is none of P-256.
@@ -18,16 +17,10 @@ pub fn signing_key(pkcs8: &[u8]) -> Option<SigningKey> {
     SigningKey::from_bytes(&scalar).ok()
 }
 
-/// SHA-256 of the public key in DER.
-pub(crate) fn spki(key: &VerifyingKey) -> Digest {
-    let point = p256::PublicKey::from_sec1_bytes(&key.to_bytes());
-    let der = point.ok().and_then(|point| point.to_public_key_der().ok());
-    // Every such key is a point and has this form; where that were not so, the name would be nobody's.
-    der.map_or(Digest([0; 32]), |der| Digest::of(der.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
+    use dunlin_base::Digest;
+
     use super::*;
 
     #[test]

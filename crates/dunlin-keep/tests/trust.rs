@@ -5,6 +5,7 @@ mod common;
 
 use std::os::fd::AsFd as _;
 
+use common::canary::{self, contains};
 use common::{Machine, Wire, World, migrate, options};
 use dunlin_attest::{
     BindingContext, Class, Endorsements, Evidence, Policy, Role as EvidenceRole, SigningKey, Verifier,
@@ -18,22 +19,17 @@ use dunlin_keep_link::{
 
 /// What the program has in its memory and nobody else is to see. The module has it in disguise only.
 const CANARY: &[u8; 32] = b"canary-7c1e0f3d5a9b2468-in-mine!";
-const DISGUISE: u8 = 0x5a;
 
 /// A program that takes the disguise off, and sleeps.
 fn sleeper() -> Vec<u8> {
-    let disguised: String = CANARY.iter().map(|byte| format!("\\{:02x}", byte ^ DISGUISE)).collect();
+    let (segment, reveal) = (canary::segment(CANARY), canary::reveal());
     let text = format!(
         r#"(module
             (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
             (memory (export "memory") 4)
-            (data (i32.const 65536) "{disguised}")
+            {segment}
             (func (export "_start") (local $i i32)
-                (loop $reveal
-                    (i32.store8 (i32.add (i32.const 4096) (local.get $i))
-                        (i32.xor (i32.load8_u (i32.add (i32.const 65536) (local.get $i))) (i32.const {DISGUISE})))
-                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                    (br_if $reveal (i32.lt_u (local.get $i) (i32.const 32))))
+                {reveal}
                 (loop $forever
                     (i32.store (i32.const 16) (i32.const 1))
                     (i64.store (i32.const 24) (i64.const 2000000))
@@ -136,10 +132,6 @@ fn a_program_gets_secrets_evidence_and_a_store_that_moves_with_it() {
     drop((output, first, second));
     // ENOENT is 44: the letter m.
     assert_eq!(text.join().unwrap(), "AAa secretAAAvalue of a keyAmm");
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
 #[test]

@@ -7,18 +7,17 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use common::{Machine, World, collector, file_with, is_live, migrate, options};
+use common::{Machine, World, canary, collector, file_with, is_live, migrate, options};
 use dunlin_handover::converge::Mode;
 use dunlin_keep_link::{ArrivedHow, EndedHow, FailCode, LeftHow, Origin, Role, StopHow};
 
 /// What the program writes into its volume. The module has it in disguise only.
 const CANARY: &[u8; 32] = b"canary-in-the-volume-93b1f07e5c-";
-const DISGUISE: u8 = 0x5a;
 
 /// A program that appends a line to a file of its volume and makes it durable, for each line that it reads, and answers with
 /// the size of the file in a hundred lines.
 fn writer() -> Vec<u8> {
-    let disguised: String = CANARY.iter().map(|byte| format!("\\{:02x}", byte ^ DISGUISE)).collect();
+    let (segment, reveal) = (canary::segment(CANARY), canary::reveal());
     wat::parse_str(format!(
         r#"(module
             (import "wasi_snapshot_preview1" "path_open"
@@ -29,16 +28,12 @@ fn writer() -> Vec<u8> {
             (import "wasi_snapshot_preview1" "fd_filestat_get" (func $stat (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (memory (export "memory") 4)
-            (data (i32.const 65536) "{disguised}")
+            {segment}
             (data (i32.const 512) "file")
             (func $must (param i32)
                 (if (local.get 0) (then (call $exit (i32.add (i32.const 100) (local.get 0))))))
             (func (export "_start") (local $i i32)
-                (loop $reveal
-                    (i32.store8 (i32.add (i32.const 4096) (local.get $i))
-                        (i32.xor (i32.load8_u (i32.add (i32.const 65536) (local.get $i))) (i32.const {DISGUISE})))
-                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                    (br_if $reveal (i32.lt_u (local.get $i) (i32.const 32))))
+                {reveal}
                 ;; create, for appending
                 (call $must (call $open (i32.const 3) (i32.const 0) (i32.const 512) (i32.const 4) (i32.const 1)
                     (i64.const 0x1fffffff) (i64.const 0) (i32.const 1) (i32.const 600)))
@@ -79,7 +74,7 @@ fn find(directory: &Path, wanted: &[u8]) -> bool {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => find(&path, wanted),
-            false => fs::read(&path).unwrap().windows(wanted.len()).any(|window| window == wanted),
+            false => canary::contains(&fs::read(&path).unwrap(), wanted),
         }
     })
 }

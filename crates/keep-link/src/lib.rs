@@ -12,6 +12,7 @@ mod order;
 mod packet;
 mod report;
 mod spec;
+mod state_name;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use gate::{Gate, OutOfOrder};
@@ -25,3 +26,4 @@ pub use report::{
     Left, LeftHow, Note, Phase, Progress, Ready, Report, Running, StatusReport, Wish,
 };
 pub use spec::{ConnectionId, Limits, MAX_POLICY, Offered, OrderId, Role, SignedPolicy, Spec, Tier, Variable, WishId};
+pub use state_name::{NoStateName, StateName};

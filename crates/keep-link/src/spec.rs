@@ -11,7 +11,6 @@ use crate::packet::MAX_DESCRIPTORS;
 /// Longest name of a service or node, in bytes.
 const MAX_NAME: usize = 256;
 /// Longest signed policy, in bytes.
-/// Longest signed policy in bytes.
 pub const MAX_POLICY: usize = 64 * 1024;
 /// Longest public key, in bytes.
 const MAX_KEY: usize = 128;

@@ -39,8 +39,9 @@ pub(crate) struct Plan {
     /// The record before this instance takes the service.
     record: Record,
     take: Take,
-    /// The reading by which a stored state is chosen; without it the service starts from its beginning.
-    stored: Option<Box<Reading>>,
+    /// What is stored here, and the reading by which one of it is chosen; without it the service starts from its
+    /// beginning.
+    stored: Option<(Box<Reading>, Vec<Found>)>,
 }
 
 /// By which operation of the ledger.
@@ -66,7 +67,6 @@ pub(crate) struct Stored {
 const VOLUME_KEYS: (u16, u16) = (0x0100, 1);
 
 /// The keys of a volume, as they travel with the state.
-#[derive(Default)]
 pub(crate) struct VolumeKeys(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for VolumeKeys {
@@ -125,8 +125,9 @@ pub(crate) fn plan(
         return Ok(Plan { record, take, stored: None });
     }
     loaded.check_movable()?;
-    choose(office, &reading, take, &states.list(&record)?)?;
-    Ok(Plan { record, take, stored: Some(Box::new(reading)) })
+    let found = states.list(&record)?;
+    choose(office, &reading, take, &found)?;
+    Ok(Plan { record, take, stored: Some((Box::new(reading), found)) })
 }
 
 impl Plan {
@@ -141,19 +142,18 @@ impl Plan {
 
     /// The state from which the holder in `epoch` goes on, or `None` if it starts from the beginning.
     pub(crate) fn state(
-        &self,
+        self,
         office: &Office,
         states: &States,
         loaded: &Loaded,
         keys: &Keys,
         epoch: u64,
     ) -> Result<Option<Stored>, Failure> {
-        let Some(reading) = &self.stored else { return Ok(None) };
+        let Some((reading, mut found)) = self.stored else { return Ok(None) };
         let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
-        let mut found = states.list(&self.record)?;
         let mut seals = Vec::new();
         loop {
-            let Found { path, blob } = found.swap_remove(choose(office, reading, self.take, &found)?);
+            let Found { path, blob } = found.swap_remove(choose(office, &reading, self.take, &found)?);
             // What a name claims may be wrong, by accident or not: then it is as if it were not there.
             if !blob.complete {
                 continue;

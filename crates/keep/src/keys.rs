@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -62,20 +62,17 @@ impl Keys {
 
     /// What seals states in `epoch`, which this instance holds. Asks the broker if it has not been asked before.
     pub(crate) fn objects(&self, epoch: u64) -> Result<Arc<ObjectSeal>, Failure> {
-        Ok(Arc::new(self.of(epoch)?.as_ref().map(|held| held.own.objects()).ok_or_else(gone)?))
+        self.look(epoch, |held| Arc::new(held.own.objects()))
     }
 
     /// What opens the last committed state, besides what [`Self::objects`] opens.
     pub(crate) fn written(&self, epoch: u64) -> Result<Option<Arc<ObjectSeal>>, Failure> {
-        let held = self.of(epoch)?;
-        Ok(held.as_ref().and_then(|held| held.written.as_ref()).map(|written| Arc::new(written.objects())))
+        self.look(epoch, |held| held.written.as_ref().map(|written| Arc::new(written.objects())))
     }
 
     /// From here on, what the program writes to its volume is sealed under the key of `epoch`.
     pub(crate) fn advance(&self, epoch: u64, volume: &VolumeSeal) -> Result<(), Failure> {
-        let held = self.of(epoch)?;
-        volume.advance(&held.as_ref().ok_or_else(gone)?.own);
-        Ok(())
+        self.look(epoch, |held| volume.advance(&held.own))
     }
 
     /// The same without waiting: until the keys are here, the volume goes on under the key that came with the state.
@@ -86,7 +83,7 @@ impl Keys {
             while let Some(keys) = keys.upgrade() {
                 let got = match &volume {
                     Some(volume) => keys.advance(epoch, &volume.seal),
-                    None => keys.of(epoch).map(drop),
+                    None => keys.look(epoch, |_| ()),
                 };
                 // One that is refused, or is not the holder any more, hears so when it wants to commit.
                 if !matches!(got, Err(Failure::Keys(_))) {
@@ -101,12 +98,14 @@ impl Keys {
         drop(prepared);
     }
 
-    fn of(&self, epoch: u64) -> Result<MutexGuard<'_, Option<Held>>, Failure> {
+    /// Looks at the keys of `epoch`, which are fetched first if they are not those that are here.
+    fn look<T>(&self, epoch: u64, look: impl FnOnce(&Held) -> T) -> Result<T, Failure> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_none_or(|held| held.own.epoch() != epoch) {
-            *held = Some(self.fetch(epoch)?);
-        }
-        Ok(held)
+        let held = match &mut *held {
+            Some(held) if held.own.epoch() == epoch => held,
+            others => others.insert(self.fetch(epoch)?),
+        };
+        Ok(look(held))
     }
 
     /// A secret of the owner. Asks once: whoever waits is the program, which is not to be held up for long.
@@ -136,12 +135,10 @@ impl Keys {
             let why = match self.ask(&party, Want::Keys)? {
                 Ok(Released::Keys { own, written }) => return Ok(Held { own, written }),
                 Ok(Released::Secret(_)) => "it gave a secret for keys".to_owned(),
-                Err(error @ (FetchError::WrongBroker | FetchError::Denied(Denied::Policy(_)))) => {
-                    return Err(Failure::Untrusted(text(&error)));
-                }
-                Err(error @ FetchError::Denied(Denied::Evidence(_) | Denied::NoSuchService)) => {
-                    return Err(Failure::Untrusted(text(&error)));
-                }
+                Err(
+                    error @ (FetchError::WrongBroker
+                    | FetchError::Denied(Denied::Policy(_) | Denied::Evidence(_) | Denied::NoSuchService)),
+                ) => return Err(Failure::Untrusted(text(&error))),
                 Err(FetchError::Denied(Denied::NotHolder)) if Instant::now() > until => {
                     return Err(Failure::NotHolder("the broker found another holder in the ledger".to_owned()));
                 }
@@ -182,8 +179,4 @@ impl Keys {
         limited.map_err(Failure::system("the stream to the broker cannot be used"))?;
         Ok(fetch(stream, party, want, &*attester, entropy()?.nonce()))
     }
-}
-
-fn gone() -> Failure {
-    Failure::Keys("its keys are gone".to_owned())
 }

@@ -22,6 +22,7 @@ use dunlin_base::Digest;
 use dunlin_handover::MigrationId;
 use dunlin_handover::boot::Blob;
 use dunlin_handover::ledger::Record;
+use dunlin_keep_link::StateName;
 use dunlin_seal::ObjectSeal;
 
 use crate::error::Failure;
@@ -71,7 +72,7 @@ impl States {
     }
 
     pub(crate) fn state(&self, version: u64, digest: &Digest) -> PathBuf {
-        self.path.join(format!("state-{version:020}-{digest}"))
+        self.path.join(StateName { version, state_hash: *digest }.to_string())
     }
 
     pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
@@ -109,8 +110,7 @@ impl States {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let path = entry.path();
-            if let Some((version, digest)) = name.strip_prefix("state-").and_then(|rest| rest.split_once('-')) {
-                let (Ok(version), Ok(state_hash)) = (version.parse(), digest.parse()) else { continue };
+            if let Ok(StateName { version, state_hash }) = name.parse() {
                 found.push(Found { path, blob: Blob { version, state_hash, complete: true } });
             } else if name.starts_with("staged-") {
                 // One that cannot be read was not finished, and hence never committed.

@@ -98,26 +98,15 @@ impl Backup {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use dunlin_handover::ServiceId;
 
     use super::*;
-    use crate::model::{Deploy, LimitsInfo, TierName};
+    use crate::model::Deploy;
+    use crate::record::tests::deploy;
 
     fn backup() -> Backup {
         let module = b"\0asm\x01\0\0\0".to_vec();
-        let deploy = Deploy {
-            name: "kv".to_owned(),
-            module: Digest::of(&module).to_string(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            listen: vec!["127.0.0.1:0".to_owned()],
-            volume: None,
-            tier: TierName::default(),
-            limits: LimitsInfo::default(),
-            policy: None,
-        };
+        let deploy = Deploy { module: Digest::of(&module).to_string(), ..deploy("kv") };
         let document = Document::new(deploy, ServiceId([1; 16])).unwrap();
         Backup { document, version: 7, state_hash: Digest([2; 32]), module, state: vec![3; 100] }
     }

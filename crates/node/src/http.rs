@@ -214,11 +214,8 @@ async fn list(State(node): State<Arc<Node>>, Query(here): Query<Here>) -> Json<V
     responses((status = 201, body = ServiceInfo), (status = "4XX", body = Problem), (status = "5XX", body = Problem))
 )]
 async fn deploy(State(node): State<Arc<Node>>, Json(request): Json<Deploy>) -> Answer {
-    let service = detached(async move {
-        let service = verbs::deploy(&node, request).await?;
-        Ok(verbs::describe(&node, &service).await)
-    });
-    Ok((StatusCode::CREATED, Json(service.await?)).into_response())
+    let info = described(node.clone(), async move { verbs::deploy(&node, request).await }).await?;
+    Ok((StatusCode::CREATED, info).into_response())
 }
 
 /// Everything about a service.
@@ -256,11 +253,7 @@ async fn remove(State(node): State<Arc<Node>>, Path(name): Path<String>, Query(h
 )]
 async fn start(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<Json<ServiceInfo>> {
     let service = node.service(&name)?;
-    let info = detached(async move {
-        verbs::start(&node, &service).await?;
-        Ok(verbs::describe(&node, &service).await)
-    });
-    Ok(Json(info.await?))
+    described(node.clone(), async move { verbs::start(&node, &service).await.map(|()| service) }).await
 }
 
 /// Stops a service; its state is kept.
@@ -305,11 +298,7 @@ async fn attest(
 )]
 async fn restore(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<Json<ServiceInfo>> {
     let service = node.service(&name)?;
-    let info = detached(async move {
-        verbs::restore(&node, &service).await?;
-        Ok(verbs::describe(&node, &service).await)
-    });
-    Ok(Json(info.await?))
+    described(node.clone(), async move { verbs::restore(&node, &service).await.map(|()| service) }).await
 }
 
 /// A copy of the last checkpoint, from which the owner can bring the service back on another machine. The state in it is
@@ -340,11 +329,7 @@ async fn recover(
     if here.id.is_some_and(|id| id != service.id()) {
         return Err(NodeError::NotFound(format!("node {} has another service {name}", node.name())));
     }
-    let info = detached(async move {
-        recover::recover(&node, &service, how.force).await?;
-        Ok(verbs::describe(&node, &service).await)
-    });
-    Ok(Json(info.await?))
+    described(node.clone(), async move { recover::recover(&node, &service, how.force).await.map(|()| service) }).await
 }
 
 /// The same from a copy of its last checkpoint.
@@ -358,11 +343,7 @@ async fn recover_from(
     Query(here): Query<Here>,
     body: Bytes,
 ) -> Answer<Json<ServiceInfo>> {
-    let info = detached(async move {
-        let service = recover::from_backup(&node, &body, here.force).await?;
-        Ok(verbs::describe(&node, &service).await)
-    });
-    Ok(Json(info.await?))
+    described(node.clone(), async move { recover::from_backup(&node, &body, here.force).await }).await
 }
 
 /// Moves a service to another node, as a job.
@@ -582,6 +563,18 @@ async fn forward(node: &Arc<Node>, at: &str, mut request: Request, hops: u32) ->
 /// Does something that must come to its end even if nobody waits for the answer any more.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
     tokio::spawn(work).await.unwrap_or(Err(NodeError::KeepDied { doing: "doing what was asked" }))
+}
+
+/// The same, and says how the service is then.
+async fn described(
+    node: Arc<Node>,
+    work: impl Future<Output = Answer<Arc<Service>>> + Send + 'static,
+) -> Answer<Json<ServiceInfo>> {
+    detached(async move {
+        let service = work.await?;
+        Ok(Json(verbs::describe(&node, &service).await))
+    })
+    .await
 }
 
 fn json_line(value: &impl serde::Serialize) -> Bytes {

@@ -154,17 +154,13 @@ impl Document {
         if self.volume.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains("..")) {
             return invalid("a volume is seen under an absolute path, as in /data".into());
         }
-        self.signed_policy().map(drop)
-    }
-
-    fn signed_policy(&self) -> Result<Option<SignedPolicy>, NodeError> {
-        signed_policy(self.policy.as_ref())
+        signed_policy(self.policy.as_ref()).map(drop)
     }
 
     /// As the broker must know it.
     pub(crate) fn subject(&self) -> Subject {
-        let Self { name, id, module, policy, .. } = self.clone();
-        Subject { name, id, module, policy }
+        let Self { name, id, module, policy, .. } = self;
+        Subject { name: name.clone(), id: id.clone(), module: module.clone(), policy: policy.clone() }
     }
 
     pub(crate) fn service(&self) -> Option<ServiceId> {
@@ -189,7 +185,7 @@ impl Document {
             name: self.name.clone(),
             module,
             policy: self.subject().policy_in_force(ledger)?.hash(),
-            signed_policy: self.signed_policy()?,
+            signed_policy: signed_policy(self.policy.as_ref())?,
             args,
             env,
             tier: self.tier.into(),
@@ -254,10 +250,10 @@ fn is_address(address: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn deploy(name: &str) -> Deploy {
+    pub(crate) fn deploy(name: &str) -> Deploy {
         Deploy {
             name: name.to_owned(),
             module: "00".repeat(32),

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_base::Digest;
 use dunlin_handover::PlatformId;
 use dunlin_handover::ledger::Status;
-use dunlin_keep_link::Origin;
+use dunlin_keep_link::{Origin, StateName};
 
 use crate::backup::Backup;
 use crate::error::NodeError;
@@ -93,7 +92,7 @@ pub(crate) async fn from_backup(node: &Arc<Node>, bytes: &[u8], force: bool) -> 
         }
     };
     let taken = async {
-        folder::write(&service.state_path(version, &state_hash), &state)?;
+        folder::write(&service.state_path(StateName { version, state_hash }), &state)?;
         recover(node, &service, force).await
     };
     match taken.await {
@@ -110,7 +109,7 @@ pub(crate) async fn from_backup(node: &Arc<Node>, bytes: &[u8], force: bool) -> 
 /// A copy of the last checkpoint of a service, which is here.
 pub(crate) fn backup(node: &Node, service: &Service) -> Result<Vec<u8>, NodeError> {
     let none = || NodeError::Conflict(format!("{} has no checkpoint here: take one first", service.name()));
-    let (version, state_hash, path) = service.newest_state()?.ok_or_else(none)?;
+    let (StateName { version, state_hash }, path) = service.newest_state()?.ok_or_else(none)?;
     let state = folder::read(&path, crate::backup::BACKUP_LIMIT)?.ok_or_else(none)?;
     let document = service.record().document;
     let path = node.module_path(&document.module);
@@ -125,11 +124,7 @@ pub(crate) async fn is_back_at(node: &Arc<Node>, service: &Arc<Service>, from: &
     if let Err(error) = bring_back(node, service, from).await {
         service.log.note(format!("node {from} does not start it: {error}"));
     }
-    let _in_memory = service.change(|record| {
-        record.place = Place::Away { node: from.to_owned() };
-        record.message = None;
-    });
-    verbs::relay_from_here(node, service);
+    verbs::is_elsewhere(node, service, from.to_owned());
 }
 
 /// A service that arrived here and died before all of its memory was here. Its source has the whole state, and the leave to
@@ -139,11 +134,7 @@ pub(crate) async fn falls_back(node: &Arc<Node>, service: &Arc<Service>) -> bool
     match bring_back(node, service, &from).await {
         Ok(()) => {
             service.log.note(format!("its memory is not here: it goes on at node {from}, as it was when it left"));
-            let _in_memory = service.change(|record| {
-                record.place = Place::Away { node: from };
-                record.message = None;
-            });
-            verbs::relay_from_here(node, service);
+            verbs::is_elsewhere(node, service, from);
             true
         }
         Err(error) => {
@@ -159,9 +150,4 @@ async fn bring_back(node: &Arc<Node>, service: &Service, at: &str) -> Result<(),
     let asked = api.post::<ServiceInfo>(&path, &RecoverRequest { force: false });
     let answer = tokio::time::timeout(BRINGING, asked).await.map_err(|_| "it does not answer".to_owned())?;
     answer.map(drop).map_err(|error| error.to_string())
-}
-
-/// How states are named in a service's folder: version and digest.
-pub(crate) fn state_name(version: u64, state_hash: &Digest) -> String {
-    format!("state-{version:020}-{state_hash}")
 }

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use dunlin_base::Digest;
-use dunlin_keep_link::Running;
+use dunlin_keep_link::{Running, StateName};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::AbortHandle;
 
@@ -19,7 +18,6 @@ use crate::logs::Log;
 use crate::model::{ServiceLine, ServiceState};
 use crate::node::Node;
 use crate::record::{Place, Record, Wanted};
-use crate::recover::state_name;
 use crate::relay;
 
 /// How long whoever wants to change something waits for who is at it.
@@ -252,20 +250,18 @@ impl Service {
     }
 
     /// Where a committed state is.
-    pub(crate) fn state_path(&self, version: u64, state_hash: &Digest) -> PathBuf {
-        self.folder.join("states").join(state_name(version, state_hash))
+    pub(crate) fn state_path(&self, name: StateName) -> PathBuf {
+        self.folder.join("states").join(name.to_string())
     }
 
     /// The committed state with the highest version, as its name has it.
-    pub(crate) fn newest_state(&self) -> Result<Option<(u64, Digest, PathBuf)>, NodeError> {
+    pub(crate) fn newest_state(&self) -> Result<Option<(StateName, PathBuf)>, NodeError> {
         let folder = self.folder.join("states");
         let entries = std::fs::read_dir(&folder).map_err(NodeError::file(folder, "read"))?;
-        let named = entries.flatten().filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let (version, digest) = name.strip_prefix("state-")?.split_once('-')?;
-            Some((version.parse().ok()?, digest.parse().ok()?, entry.path()))
-        });
-        Ok(named.max_by_key(|(version, _, _)| *version))
+        let named = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<StateName>().ok()?, entry.path())));
+        Ok(named.max_by_key(|(name, _)| name.version))
     }
 
     pub(crate) fn volume(&self) -> Result<File, NodeError> {

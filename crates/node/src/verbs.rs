@@ -350,11 +350,7 @@ async fn settle(node: &Arc<Node>, service: &Arc<Service>, patience_is_over: bool
         return false;
     }
     service.log.note(format!("it is at node {holder}"));
-    let _in_memory = service.change(|record| {
-        record.place = Place::Away { node: holder };
-        record.message = None;
-    });
-    relay_from_here(node, service);
+    is_elsewhere(node, service, holder);
     true
 }
 
@@ -366,6 +362,15 @@ async fn still_leaving(node: &Arc<Node>, from: &str, name: &str) -> bool {
         Ok(Some(info)) => matches!(info.line.state, ServiceState::Leaving | ServiceState::Starting),
         Ok(None) | Err(_) => true,
     }
+}
+
+/// The service has turned out to be at another node.
+pub(crate) fn is_elsewhere(node: &Arc<Node>, service: &Arc<Service>, at: String) {
+    let _in_memory = service.change(|record| {
+        record.place = Place::Away { node: at };
+        record.message = None;
+    });
+    relay_from_here(node, service);
 }
 
 /// The service is elsewhere, and clients may still come here.

@@ -1,6 +1,8 @@
 //! A node for tests: starts keeps as processes, carries their calls to a ledger, and relays between them.
 #![allow(dead_code, unreachable_pub, reason = "a part of several test programs, of which each uses some")]
 
+pub(crate) mod canary;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek as _, Write};

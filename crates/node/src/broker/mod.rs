@@ -60,11 +60,13 @@ impl BrokerWay {
     /// Connects a stream of a keep, or of another node's keep, with the broker. When this returns an error, nothing was
     /// read from it.
     pub(crate) async fn join(&self, subject: &Subject, mut stream: UnixStream) -> Result<(), NodeError> {
-        let has_its_own = subject.policy_in_force(self.ledger)?.document().broker.is_some();
-        let address = match (&self.named, &self.usual) {
-            (Some(address), _) if has_its_own => address,
-            (_, Usual::Here(here)) => return here.clone().serve(subject.clone(), stream).await,
-            (_, Usual::AtNode(address)) => address,
+        let named = match &self.named {
+            Some(address) if subject.policy_in_force(self.ledger)?.document().broker.is_some() => Some(address),
+            _ => None,
+        };
+        let address = match (named, &self.usual) {
+            (Some(address), _) | (None, Usual::AtNode(address)) => address,
+            (None, Usual::Here(here)) => return here.clone().serve(subject.clone(), stream).await,
         };
         let hello = Hello::Broker { subject: Box::new(subject.clone()) };
         let away = |source| NodeError::System { what: "reach the broker", source };
