@@ -1,11 +1,12 @@
 //! Engines and compiled modules.
+#![allow(unsafe_code, reason = "one function takes machine code that was compiled before")]
 
 use core::fmt;
 use std::sync::{Arc, OnceLock};
 
 use dunlin_instrument::{Instrumented, Map, exports};
 
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::module::{ModuleInfo, prepare_plain};
 use crate::tier::Tier;
 
@@ -141,13 +142,51 @@ impl Code {
     }
 
     fn compile(engine: &Engine, backend: &Backend, wasm: &[u8], map: Option<Arc<Map>>) -> Result<Self, Error> {
-        let info = ModuleInfo::read(wasm)?;
         let module = match backend {
             Backend::Wasmtime(backend) => {
                 CompiledModule::Wasmtime(backend.clone(), backend.compile(engine.tier(), wasm)?)
             }
             Backend::Wasmi(backend) => CompiledModule::Wasmi(backend.compile(wasm)?),
         };
+        Self::of(engine, module, wasm, map)
+    }
+
+    /// What was compiled, for [`Code::from_precompiled`]; `None` for wasmi, which has nothing to spare.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] if the engine cannot write it down.
+    pub fn to_precompiled(&self) -> Result<Option<Vec<u8>>, Error> {
+        match &self.0.module {
+            CompiledModule::Wasmtime(backend, module) => backend.serialize(self.0.engine.tier(), module).map(Some),
+            CompiledModule::Wasmi(_) => Ok(None),
+        }
+    }
+
+    /// As [`Code::instrumented`], without compiling: `precompiled` is what [`Code::to_precompiled`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] for bytes of another version or for other settings, another CPU or wasmi: compile it then.
+    ///
+    /// # Safety
+    /// The bytes are machine code, and run. They must come, unchanged, from [`Code::to_precompiled`] of a code that was
+    /// compiled from exactly these bytes of `instrumented`.
+    pub unsafe fn from_precompiled(
+        engine: &Engine,
+        instrumented: &Instrumented,
+        precompiled: &[u8],
+    ) -> Result<Self, Error> {
+        let Backend::Wasmtime(backend) = &engine.0.movable else {
+            let reason = "this engine takes no code that was compiled before";
+            return Err(Error::Compile { tier: engine.tier(), source: Cause::new(reason) });
+        };
+        // SAFETY: what the caller promises is what is asked for.
+        let module = unsafe { backend.deserialize(engine.tier(), precompiled) }?;
+        let module = CompiledModule::Wasmtime(backend.clone(), module);
+        Self::of(engine, module, &instrumented.wasm, Some(instrumented.map.clone()))
+    }
+
+    fn of(engine: &Engine, module: CompiledModule, wasm: &[u8], map: Option<Arc<Map>>) -> Result<Self, Error> {
+        let info = ModuleInfo::read(wasm)?;
         if let Some(map) = &map {
             check_map(map, &info)?;
         }

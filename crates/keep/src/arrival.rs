@@ -161,6 +161,7 @@ impl Lodger {
         let named = states.rename(&states.staged(self.migration), &path);
         named.map_err(Failure::system("the state that arrived cannot be renamed"))?;
         states.clear_but(Some(&path));
+        service.loaded.unstored.store();
         Ok((service.clone(), record.version))
     }
 }
@@ -202,13 +203,15 @@ impl Lodging for Lodger {
         }
         let loaded = match (module, self.given.module.take()) {
             (Some(wasm), _) => {
-                let loaded = Loaded::new(wasm, &self.spec).map_err(|failure| failure.text())?;
+                let loaded = Loaded::new(wasm, &self.spec, &self.given.states).map_err(|failure| failure.text())?;
                 // A keep that starts again here needs it.
                 let stored = self.given.states.store_module(&loaded.wasm);
                 stored.map_err(|error| format!("the module cannot be stored: {error}"))?;
                 loaded
             }
-            (None, Some(file)) => Loaded::from_file(file, &self.spec).map_err(|failure| failure.text())?,
+            (None, Some(file)) => {
+                Loaded::from_file(file, &self.spec, &self.given.states).map_err(|failure| failure.text())?
+            }
             (None, None) => return Err("the module did not come".to_owned()),
         };
         loaded.check_movable().map_err(|failure| failure.text())?;

@@ -17,6 +17,7 @@ use dunlin_seal::{LocalKey, VolumeSeal};
 use dunlin_store::DirectoryStore;
 
 use crate::carrier::LinkCarrier;
+use crate::code::{Unstored, compile};
 use crate::error::Failure;
 use crate::mobility::LinkMobility;
 use crate::states::{States, path_of};
@@ -170,38 +171,41 @@ pub(crate) struct Loaded {
     pub(crate) code: Code,
     /// Why it cannot move.
     pub(crate) pinned: Option<String>,
+    /// Its code, if it was compiled here and now.
+    pub(crate) unstored: Unstored,
 }
 
 impl Loaded {
     /// Reads the module from its file and compiles it.
-    pub(crate) fn from_file(module: OwnedFd, spec: &Spec) -> Result<Self, Failure> {
+    pub(crate) fn from_file(module: OwnedFd, spec: &Spec, states: &States) -> Result<Self, Failure> {
         let mut wasm = Vec::new();
         let read = File::from(module).take(MAX_MODULE).read_to_end(&mut wasm);
         read.map_err(Failure::system("the module cannot be read"))?;
-        Self::new(wasm, spec)
+        Self::new(wasm, spec, states)
     }
 
-    /// Compiles a module: so that it can move if that is possible, else as it is.
-    pub(crate) fn new(wasm: Vec<u8>, spec: &Spec) -> Result<Self, Failure> {
+    /// Compiles a module, unless that was done before: so that it can move if that is possible, else as it is.
+    pub(crate) fn new(wasm: Vec<u8>, spec: &Spec, states: &States) -> Result<Self, Failure> {
         let found = Digest::of(&wasm);
         if found != spec.module {
             return Err(Failure::OtherModule { found, expected: spec.module });
         }
         let engine = engine(spec)?;
+        let plain = || Code::plain(&engine, &wasm).map(|code| (code, Unstored::default()));
         let (code, pinned) = match instrument(&wasm, Options { poll: Poll::Flag, variant: Variant::Resume }) {
-            Ok(instrumented) => (Code::instrumented(&engine, &instrumented), None),
+            Ok(instrumented) => (compile(&engine, &instrumented, states), None),
             Err(InstrumentError::Blocked(blockers)) => {
                 let reasons: Vec<String> = blockers
                     .iter()
                     .map(|blocker| format!("{}: {} at offset {:#x}", blocker.feature, blocker.detail, blocker.offset))
                     .collect();
-                (Code::plain(&engine, &wasm), Some(reasons.join("; ")))
+                (plain(), Some(reasons.join("; ")))
             }
-            Err(error @ InstrumentError::Limit { .. }) => (Code::plain(&engine, &wasm), Some(error.to_string())),
+            Err(error @ InstrumentError::Limit { .. }) => (plain(), Some(error.to_string())),
             Err(error) => return Err(Failure::Module(crate::migrate::outgoing::text(&error))),
         };
-        let code = code.map_err(|error| Failure::Module(crate::migrate::outgoing::text(&error)))?;
-        Ok(Self { wasm: wasm.into(), code, pinned })
+        let (code, unstored) = code.map_err(|error| Failure::Module(crate::migrate::outgoing::text(&error)))?;
+        Ok(Self { wasm: wasm.into(), code, pinned, unstored })
     }
 
     /// That it can move.

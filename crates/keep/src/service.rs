@@ -86,7 +86,7 @@ impl Service {
         let (needs, volume) = (given.needs(), given.volume());
         let Given { module, states, .. } = given;
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
-        let loaded = Loaded::from_file(module, &spec)?;
+        let loaded = Loaded::from_file(module, &spec, &states)?;
         let plan: Plan = boot::plan(office, &states, &spec, &loaded, origin)?;
         let world = |error: dunlin_host::Error| Failure::Busy(text(&error));
         let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
@@ -111,7 +111,9 @@ impl Service {
         };
         states.clear_but(stored.as_deref());
         let parts = Parts { spec, loaded, states, needs, around, keys, volume };
-        Self::launch(parts, instance, stored.is_some(), record)
+        let service = Self::launch(parts, instance, stored.is_some(), record)?;
+        service.loaded.unstored.store();
+        Ok(service)
     }
 
     /// Lets an instance run that the ledger has made the holder.

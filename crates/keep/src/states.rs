@@ -5,6 +5,7 @@
 //!   staged-MIGRATION        a state that arrived and is not known to be committed
 //!   retained-MIGRATION      post-copy: the whole state at the source, until the destination has it
 //!   module.wasm             the module, if it came from the source of a move
+//!   code-DIGEST             what was compiled from it, for the next keep
 //! ```
 //!
 //! Names are claims: whoever loads a state compares its digest with the ledger's. What this instance committed is sealed
@@ -29,6 +30,7 @@ use crate::error::Failure;
 use crate::migrate::{Shelf, StageError, Staged, load};
 
 const MODULE: &str = "module.wasm";
+const CODE: &str = "code-";
 
 /// The directory, by the descriptor that the node gave.
 #[derive(Debug, Clone)]
@@ -89,6 +91,16 @@ impl States {
         self.path.join(format!("retained-{migration}"))
     }
 
+    /// Compiled code.
+    pub(crate) fn code(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{CODE}{name}"))
+    }
+
+    /// What seals files to this machine.
+    pub(crate) fn machine_seal(&self) -> &ObjectSeal {
+        &self.seal
+    }
+
     /// A name for a state whose digest is not known yet.
     pub(crate) fn unfinished(&self) -> PathBuf {
         self.path.join("unfinished")
@@ -129,10 +141,19 @@ impl States {
 
     /// The committed state is `keep`: nothing else is needed any more.
     pub(crate) fn clear_but(&self, keep: Option<&Path>) {
+        self.clear(&["state-", "staged-", "retained-", "unfinished"], keep);
+    }
+
+    /// No compiled code is needed any more.
+    pub(crate) fn clear_code(&self) {
+        self.clear(&[CODE], None);
+    }
+
+    fn clear(&self, starts: &[&str], keep: Option<&Path>) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let ours = ["state-", "staged-", "retained-", "unfinished"].iter().any(|start| name.starts_with(start));
+            let ours = starts.iter().any(|start| name.starts_with(start));
             if ours && keep.is_none_or(|keep| keep.file_name() != Some(&entry.file_name())) {
                 let _gone = fs::remove_file(entry.path());
             }

@@ -37,12 +37,15 @@ pub enum Kind {
     Secret = 5,
     /// A secret key of an instance.
     Instance = 6,
+    /// Machine code that a keep compiled, for the next keep on its machine.
+    Code = 7,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        let all = [Self::Snapshot, Self::Staged, Self::Checkpoint, Self::Value, Self::Secret, Self::Instance];
-        all.into_iter().find(|kind| *kind as u8 == number)
+        let states = [Self::Snapshot, Self::Staged, Self::Checkpoint];
+        let others = [Self::Value, Self::Secret, Self::Instance, Self::Code];
+        states.into_iter().chain(others).find(|kind| *kind as u8 == number)
     }
 }
 
@@ -55,6 +58,7 @@ impl fmt::Display for Kind {
             Self::Value => "a value",
             Self::Secret => "a secret",
             Self::Instance => "an instance key",
+            Self::Code => "compiled code",
         })
     }
 }

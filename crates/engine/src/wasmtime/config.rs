@@ -1,4 +1,5 @@
-//! How Wasmtime is set up.
+//! How Wasmtime is set up, and what it compiles.
+#![allow(unsafe_code, reason = "machine code that was compiled before is taken as it is")]
 
 use core::fmt;
 use core::num::NonZeroUsize;
@@ -89,5 +90,20 @@ impl Backend {
     /// Compiles a module.
     pub(crate) fn compile(&self, tier: Tier, wasm: &[u8]) -> Result<Module, Error> {
         Module::new(&self.engine, wasm).map_err(|error| Error::Compile { tier, source: Cause::new(error) })
+    }
+
+    /// What was compiled, as bytes.
+    pub(crate) fn serialize(&self, tier: Tier, module: &Module) -> Result<Vec<u8>, Error> {
+        module.serialize().map_err(|error| Error::Compile { tier, source: Cause::new(error) })
+    }
+
+    /// Takes what [`Self::serialize`] gave. Other versions, settings and CPUs are refused.
+    ///
+    /// # Safety
+    /// The bytes must come from there, unchanged.
+    pub(crate) unsafe fn deserialize(&self, tier: Tier, bytes: &[u8]) -> Result<Module, Error> {
+        // SAFETY: the caller's promise is the only one that is asked for.
+        let module = unsafe { Module::deserialize(&self.engine, bytes) };
+        module.map_err(|error| Error::Compile { tier, source: Cause::new(error) })
     }
 }
