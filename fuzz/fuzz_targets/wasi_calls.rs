@@ -58,7 +58,9 @@ fn sequence(input: &mut Unstructured<'_>) -> Result<()> {
     let interrupt = world.interrupter();
     interrupt();
     let mut memory = vec![0_u8; MEMORY];
-    for (at, path) in ["a", "b", "d", "a/../../secret", "../secret", "d/c", "/", "l", "l/secret", ".."].iter().enumerate() {
+    for (at, path) in
+        ["a", "b", "d", "a/../../secret", "../secret", "d/c", "/", "l", "l/secret", ".."].iter().enumerate()
+    {
         memory[at * 32..at * 32 + path.len()].copy_from_slice(path.as_bytes());
     }
     let functions: Vec<_> = matrix().collect();
@@ -123,7 +125,9 @@ fn sequence(input: &mut Unstructured<'_>) -> Result<()> {
                     ),
                     Flow::Reissue => assert!(entry.blocks, "{} {args:?} cannot block", entry.name),
                     Flow::Exit(code) => assert!((0..126).contains(&code)),
-                    Flow::Trap(_) => assert!(matches!(entry.name, "proc_exit" | "proc_raise"), "{} {args:?}", entry.name),
+                    Flow::Trap(_) => {
+                        assert!(matches!(entry.name, "proc_exit" | "proc_raise"), "{} {args:?}", entry.name)
+                    }
                 }
             }
         }

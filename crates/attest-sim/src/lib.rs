@@ -61,7 +61,7 @@ impl SimAttester {
     ///
     /// As [`Self::of_this_program`].
     pub fn of_file(name: &str, program: &File) -> Result<Self, AttesterError> {
-        let runtime = digest_of(program).map_err(|source| AttesterError::Missing {
+        let runtime = measure_file(program).map_err(|source| AttesterError::Missing {
             technology: Technology::Sim,
             what: "the program cannot be read, so it cannot be measured".to_owned(),
             source: Some(source.into()),
@@ -141,7 +141,12 @@ fn key_of(name: &str) -> Result<SigningKey, AttesterError> {
     SigningKey::from_bytes(&hash.finish().0).map_err(|source| failed("the name gives no key; take another", source))
 }
 
-fn digest_of(file: &File) -> io::Result<Digest> {
+/// The SHA-256 of a program's file, which is what every platform measures of a keep.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn measure_file(file: &File) -> io::Result<Digest> {
     let mut hash = Hasher::default();
     let mut buffer = vec![0; 64 * 1024];
     let mut at = 0;

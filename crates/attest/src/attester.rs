@@ -2,7 +2,7 @@
 
 use core::error::Error;
 
-use crate::binding::ReportData;
+use crate::binding::{BindingContext, ReportData};
 use crate::claims::Technology;
 use crate::evidence::{Endorsements, Evidence};
 use crate::platform::PlatformId;
@@ -30,6 +30,16 @@ pub trait Attester: core::fmt::Debug + Send + Sync {
     /// When the platform is not there or does not answer.
     fn endorsements(&self) -> Result<Endorsements, AttesterError> {
         Ok(Endorsements::default())
+    }
+
+    /// Evidence bound to `binding`, with what belongs to it. An attester that has its platform in another process shows it
+    /// what the evidence is to be bound to, and not only a hash of that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::evidence`] and [`Self::endorsements`].
+    fn prove(&self, binding: &BindingContext) -> Result<(Evidence, Endorsements), AttesterError> {
+        Ok((self.evidence(&binding.report_data())?, self.endorsements()?))
     }
 
     /// Measures `event` into the register that can be extended at run time.

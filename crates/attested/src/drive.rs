@@ -3,12 +3,13 @@
 use std::io::{self, Read, Write};
 
 use dunlin_attest::Attester;
+use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::Reading;
 use dunlin_handover::{Nonce, ServiceId};
 
 use crate::handshake::{Action, Done, Handshake};
-use crate::message::MAX_MESSAGE;
-use crate::refusal::Refused;
+use crate::message::{MAX_MESSAGE, Message, Verdict};
+use crate::refusal::{Check, Reason, Refused};
 
 /// Why there is no trust.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +44,7 @@ pub fn run(
 ) -> Result<Done, DriveError> {
     loop {
         while let Some(message) = handshake.poll_transmit() {
-            let length = (message.len() as u32).to_le_bytes();
-            writer.write_all(&[&length, message.as_slice()].concat())?;
-            writer.flush()?;
+            send(writer, &message)?;
         }
         if let Some(outcome) = handshake.outcome() {
             return match outcome {
@@ -54,9 +53,8 @@ pub fn run(
             };
         }
         match handshake.poll_action() {
-            Some(Action::Evidence(data)) => {
-                let given = attester.evidence(&data).and_then(|evidence| Ok((evidence, attester.endorsements()?)));
-                handshake.evidence(now(), given.map_err(|error| text(&error)));
+            Some(Action::Evidence(binding)) => {
+                handshake.evidence(now(), attester.prove(&binding).map_err(|error| text(&error)));
             }
             Some(Action::ReadLedger { service, nonce }) => {
                 let given = read_ledger(service, nonce);
@@ -68,6 +66,22 @@ pub fn run(
             }
         }
     }
+}
+
+/// Tells the other side that this one does not even begin, and why: what is against it lies at this side. Returns when the
+/// other side has said its first word or nothing more: a stream that ended before would take the reason with it.
+///
+/// # Errors
+/// If the stream fails.
+pub fn decline(reader: &mut dyn Read, writer: &mut dyn Write, why: &str) -> Result<(), DriveError> {
+    send(writer, &Message::Verdict(Verdict { reasons: vec![Reason::new(Check::Local, why)] }).to_bytes())?;
+    receive(reader).map(drop)
+}
+
+fn send(writer: &mut dyn Write, message: &[u8]) -> io::Result<()> {
+    let length = (message.len() as u32).to_le_bytes();
+    writer.write_all(&[&length, message].concat())?;
+    writer.flush()
 }
 
 fn receive(reader: &mut dyn Read) -> Result<Vec<u8>, DriveError> {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use dunlin_attest::{Challenges as Nonces, Claims, Endorsements, Evidence, ReportData};
+use dunlin_attest::{BindingContext, Challenges as Nonces, Claims, Endorsements, Evidence};
 use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::Reading;
 use dunlin_handover::{Nonce, ServiceId};
@@ -17,8 +17,8 @@ use crate::refusal::{Check, Party, Reason, Refused};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Ask the own platform for evidence that carries this; answer with [`Handshake::evidence`].
-    Evidence(Box<ReportData>),
+    /// Ask the own platform for evidence that is bound to this; answer with [`Handshake::evidence`].
+    Evidence(Box<BindingContext>),
     /// Ask the ledger about the service, with this nonce; answer with [`Handshake::reading`].
     ReadLedger {
         /// Which service.
@@ -220,8 +220,8 @@ impl Handshake {
         let challenges = Challenges { own: &self.own, peer: &challenge };
         let config = &self.config;
         let key = config.signer.verifying_key();
-        let data = context(config, challenges, config.side, key, &config.kem_key).report_data();
-        self.actions.push_back(Action::Evidence(Box::new(data)));
+        let binding = context(config, challenges, config.side, key, &config.kem_key);
+        self.actions.push_back(Action::Evidence(Box::new(binding)));
         if self.config.side == Side::Source {
             let service = self.config.terms.service;
             self.actions.push_back(Action::ReadLedger { service, nonce: challenge.nonce });

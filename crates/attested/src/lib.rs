@@ -34,7 +34,7 @@ mod refusal;
 
 pub use appraise::Attested;
 pub use config::{Config, InstanceSigner, SessionFacts, Side, Terms, Trust};
-pub use drive::{DriveError, run};
+pub use drive::{DriveError, decline, run};
 pub use handshake::{Action, Done, Handshake};
 pub use message::{Attest, Challenge, MAX_MESSAGE, Message, VERSION, Verdict};
 pub use open_policy::{open_policy, policy_in_force};

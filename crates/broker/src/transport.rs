@@ -68,8 +68,8 @@ pub fn fetch(
     let (fetch, hello) = Fetch::begin(party, want, nonce, [0; 32]);
     send(&mut stream, &hello)?;
     let challenged = fetch.challenged(due(&mut stream)?)?;
-    let evidence = attester.evidence(&challenged.binding().report_data())?;
-    let (asked, ask) = challenged.ask(&evidence, &attester.endorsements()?);
+    let (evidence, endorsements) = attester.prove(challenged.binding())?;
+    let (asked, ask) = challenged.ask(&evidence, &endorsements);
     send(&mut stream, &ask)?;
     asked.answered(due(&mut stream)?)
 }

@@ -1,10 +1,10 @@
 //! Evidence, policies, TPMs and threats on the command line.
 
 mod common;
+#[path = "../../attest-tpm/tests/common/mod.rs"]
+mod tpm;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use common::{Ran, Scratch};
 
@@ -190,52 +190,10 @@ fn p8_a_platform_that_is_missing_is_not_replaced() {
 #[test]
 fn t01_a_machine_is_enrolled_and_attested_on_the_command_line() {
     let scratch = Scratch::new("trust-tpm");
-    // Paths of sockets have at most 107 bytes.
-    let home = std::env::temp_dir().join(format!("dunlin-cli-tpm-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&home);
-    std::fs::create_dir_all(&home).unwrap();
-    let path = |name: &str| home.join(name).display().to_string();
-    let conf = format!(
-        "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\ncertserial = {0}/certserial\n",
-        home.display()
-    );
-    std::fs::write(path("ca.conf"), conf).unwrap();
-    std::fs::write(path("ca.options"), "--platform-manufacturer D\n--platform-version 1\n--platform-model t\n")
-        .unwrap();
-    let setup = format!(
-        "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\nactive_pcr_banks = sha256\n",
-        path("ca.conf"),
-        path("ca.options")
-    );
-    std::fs::write(path("setup.conf"), setup).unwrap();
-    let made = Command::new("swtpm_setup")
-        .args([
-            "--tpm2",
-            "--create-ek-cert",
-            "--tpmstate",
-            &home.display().to_string(),
-            "--config",
-            &path("setup.conf"),
-        ])
-        .output()
-        .expect("swtpm_setup runs: install the Debian package swtpm-tools, as .ci/run does");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let mut tpm = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"])
-        .arg(format!("dir={}", home.display()))
-        .args(["--server", &format!("type=unixio,path={}", path("sock"))])
-        .args(["--ctrl", &format!("type=unixio,path={}", path("sock.ctrl"))])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("swtpm runs: install the Debian package swtpm, as .ci/run does");
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !home.join("sock").exists() && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let device = format!("swtpm:path={}", path("sock"));
-
+    let home = tpm::Scratch::new("cli");
+    let authority = tpm::Authority::new(&home, "authority");
+    let mut machine = tpm::SoftwareTpm::made_by(&home, "machine", &authority, false);
+    let (device, issuer) = (machine.device().to_string(), authority.issuer_path());
     let owner = keygen(&scratch, "owner.key");
     let provider = keygen(&scratch, "provider.key");
     let enrol = [
@@ -244,7 +202,7 @@ fn t01_a_machine_is_enrolled_and_attested_on_the_command_line() {
         "--tpm",
         &device,
         "--ca",
-        &path("issuercert.pem"),
+        issuer.to_str().unwrap(),
         "--provider",
         "local",
         "--key",
@@ -294,11 +252,9 @@ fn t01_a_machine_is_enrolled_and_attested_on_the_command_line() {
     let failed: Vec<_> =
         json["appraisal"]["failed"].as_array().unwrap().iter().map(|failed| failed["rule"].to_string()).collect();
     assert_eq!((verified.code, failed), (Some(1), vec!["\"NotBound\"".to_owned(), "\"Measurement\"".to_owned()]));
-    let _ = tpm.kill();
-    let _ = tpm.wait();
+    machine.kill();
     let gone = scratch.dunlin(&attest.iter().copied().chain(["-o", "n.evidence"]).collect::<Vec<_>>());
     gone.refuses(69, &["there is no tpm platform here"]);
-    let _ = std::fs::remove_dir_all(&home);
 }
 
 #[test]

@@ -213,6 +213,44 @@ fn moves_while_it_runs_in_an_interpreter() {
     moves_while_it_runs(Tier::Wasmi, false, Method::Copying);
 }
 
+/// A page that a memory grew by, and that was written, is listed by a scan: none is lost between two looks at a size that
+/// changes meanwhile.
+#[test]
+fn no_page_of_a_memory_that_grows_meanwhile_is_left_out() {
+    /// Grows by a page in each round and writes at its new end.
+    const GROWING: &str = r#"(module (memory (export "memory") 1 4000)
+        (func (export "run") (param $pages i32) (result i32)
+            (loop $again
+                (drop (memory.grow (i32.const 1)))
+                (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 4)) (i32.const 1))
+                (br_if $again (i32.lt_u (memory.size) (local.get $pages))))
+            (memory.size)))"#;
+    const SYSTEM_PAGES: u64 = 65536 / PAGE_SIZE as u64;
+    let wasm = wat::parse_str(GROWING).unwrap();
+    let instrumented = instrument(&wasm, Options { poll: Poll::Flag, variant: Variant::Resume }).unwrap();
+    let code = Code::instrumented(&engine(Tier::Cranelift), &instrumented).unwrap();
+    // Hashing reads all of the memory at every scan.
+    for (hashing, pages) in [(false, 4000), (true, 500)] {
+        let mut instance = Instance::new(&code, host(0, false).0, Limits::default()).unwrap();
+        let mut tracker = instance.tracker(hashing).unwrap();
+        let running = thread::spawn(move || {
+            let ended = instance.invoke("run", &[Value::I32(pages)]).unwrap();
+            (instance, ended)
+        });
+        let mut listed = std::collections::BTreeSet::new();
+        let mut scan = |tracker: &mut Tracker| listed.extend(tracker.scan().unwrap()[0].iter().cloned().flatten());
+        while !running.is_finished() {
+            scan(&mut tracker);
+        }
+        let (_instance, ended) = running.join().unwrap();
+        assert_eq!(finished(ended), Value::I32(pages));
+        scan(&mut tracker);
+        let lost: Vec<u64> =
+            (1..pages as u64).filter(|page| !listed.contains(&(page * SYSTEM_PAGES + SYSTEM_PAGES - 1))).collect();
+        assert!(lost.is_empty(), "{}: {lost:?}", tracker.method());
+    }
+}
+
 #[test]
 fn stays_and_stops_many_times() {
     for tier in [Tier::Cranelift, Tier::Wasmi] {

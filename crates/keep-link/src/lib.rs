@@ -17,13 +17,13 @@ mod state_name;
 pub use channel::{Channel, ChannelError, Received};
 pub use gate::{Gate, OutOfOrder};
 pub use order::{
-    About, BrokerCall, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Start, Stop, StopHow,
-    WishRefused,
+    About, BrokerCall, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Proof, ProofReply, Start, Stop,
+    StopHow, WishRefused, Witness,
 };
 pub use packet::{MAX_DESCRIPTORS, MAX_PACKET, Packet, PacketError, Versions};
 pub use report::{
     Arrived, ArrivedHow, Attested, Checkpointed, Closed, Connected, ConnectionState, Ended, EndedHow, FailCode, Failed,
-    Left, LeftHow, Note, Phase, Progress, Ready, Report, Running, StatusReport, Wish,
+    Left, LeftHow, Note, Phase, Progress, ProofCall, Ready, Report, Running, StatusReport, Wish,
 };
 pub use spec::{ConnectionId, Limits, MAX_POLICY, Offered, OrderId, Role, SignedPolicy, Spec, Tier, Variable, WishId};
 pub use state_name::{NoStateName, StateName};

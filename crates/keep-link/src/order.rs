@@ -17,6 +17,8 @@ const MAX_BLOB: usize = 8 * 1024;
 const MAX_CERTIFICATES: usize = 64;
 /// Longest text for people in bytes.
 const MAX_TEXT: usize = 1024;
+/// Longest evidence, and longest endorsements, in bytes.
+const MAX_EVIDENCE: usize = 64 * 1024;
 
 messages! {
     /// A message of a node to its keep.
@@ -45,6 +47,8 @@ messages! {
         WishRefused(WishRefused) = 49,
         /// A stream to the broker; it ends at once if there is no way to one.
         Broker(BrokerCall) = 50,
+        /// What the machine's platform says for the keep.
+        Proof(ProofReply) = 51,
         /// Say how things stand.
         Query(Call) = 64,
     }
@@ -64,6 +68,7 @@ impl Order {
             | Self::Cancel(_)
             | Self::LedgerReply(_)
             | Self::WishRefused(_)
+            | Self::Proof(_)
             | Self::Query(_) => 0,
         }
     }
@@ -79,7 +84,7 @@ impl Order {
             Self::MigrateOut(migrate) => Some(migrate.order),
             Self::MigrateIn(migrate) => Some(migrate.order),
             Self::Cancel(about) | Self::Reconnect(about) => Some(about.order),
-            Self::LedgerReply(_) | Self::WishRefused(_) | Self::Broker(_) => None,
+            Self::LedgerReply(_) | Self::WishRefused(_) | Self::Broker(_) | Self::Proof(_) => None,
         }
     }
 }
@@ -113,6 +118,68 @@ pub struct BrokerCall {
 
 wire_struct!(BrokerCall, "call for the broker", { call });
 
+/// The answer to a keep's call for a proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofReply {
+    /// The keep's number of the call.
+    pub call: u64,
+    /// What the platform gave, or why it gave nothing, for people.
+    pub given: Result<Proof, String>,
+}
+
+/// Evidence of the machine's platform, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The evidence in its container, at most 64 KiB.
+    pub evidence: Vec<u8>,
+    /// Certificates and statements, at most 64 KiB.
+    pub endorsements: Vec<u8>,
+}
+
+impl Wire for ProofReply {
+    const WHAT: &'static str = "proof";
+
+    fn write(&self, out: &mut Writer) {
+        let Self { call, given } = self;
+        out.put(call);
+        out.put(&given.is_ok());
+        match given {
+            Ok(Proof { evidence, endorsements }) => {
+                out.blob(evidence);
+                out.blob(endorsements);
+            }
+            Err(text) => put_text(out, text, MAX_TEXT),
+        }
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (call, is_given) = (input.take()?, input.take()?);
+        let given = if is_given {
+            let evidence = input.blob("evidence", MAX_EVIDENCE)?;
+            Ok(Proof { evidence, endorsements: input.blob("endorsements", MAX_EVIDENCE)? })
+        } else {
+            Err(input.text("reason", MAX_TEXT)?)
+        };
+        Ok(Self { call, given })
+    }
+}
+
+/// What can speak for the machine on which a keep runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Witness {
+    /// Nothing: the keep simulates a platform.
+    #[default]
+    Simulation,
+    /// A TPM, asked through the node.
+    Tpm,
+    /// The SEV-SNP guest in which node and keeps run, asked through the node.
+    Snp,
+    /// The TDX guest in which node and keeps run, asked through the node.
+    Tdx,
+}
+
+wire_tags!(Witness, "witness", { Simulation = 0, Tpm = 1, Snp = 2, Tdx = 3 });
+
 /// Who the keep is and whom it believes. A keep inside a TEE takes from this what it cannot know itself (names,
 /// certificates); its platform key comes from the TEE.
 #[derive(Clone, PartialEq, Eq)]
@@ -133,12 +200,14 @@ pub struct Identity {
     pub certificates: Vec<Vec<u8>>,
     /// The roots of the providers that are believed, as DER.
     pub roots: Vec<Vec<u8>>,
+    /// What speaks for the machine. Whoever judges the evidence finds out whether it is so.
+    pub witness: Witness,
 }
 
 impl fmt::Debug for Identity {
     /// Without the private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { order, version, ledger, node, provider, platform: _, certificates, roots } = self;
+        let Self { order, version, ledger, node, provider, platform: _, certificates, roots, witness } = self;
         f.debug_struct("Identity")
             .field("order", order)
             .field("version", version)
@@ -147,6 +216,7 @@ impl fmt::Debug for Identity {
             .field("provider", provider)
             .field("certificates", &certificates.len())
             .field("roots", &roots.len())
+            .field("witness", witness)
             .finish_non_exhaustive()
     }
 }
@@ -155,7 +225,7 @@ impl Wire for Identity {
     const WHAT: &'static str = "identity";
 
     fn write(&self, out: &mut Writer) {
-        let Self { order, version, ledger, node, provider, platform, certificates, roots } = self;
+        let Self { order, version, ledger, node, provider, platform, certificates, roots, witness } = self;
         out.put(order);
         out.put(version);
         out.put(ledger);
@@ -166,6 +236,7 @@ impl Wire for Identity {
             out.put(&(list.len() as u32));
             list.iter().for_each(|certificate| out.blob(certificate));
         }
+        out.put(witness);
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -178,6 +249,7 @@ impl Wire for Identity {
             platform: input.blob("platform key", MAX_BLOB)?,
             certificates: blobs(input, "certificates")?,
             roots: blobs(input, "roots")?,
+            witness: input.take()?,
         })
     }
 }

@@ -33,7 +33,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks: version 1, the first. Later programs speak the newest and the one before it.
-    pub const SUPPORTED: Self = Self { oldest: 1, newest: 1 };
+    pub const SUPPORTED: Self = Self { oldest: 2, newest: 2 };
 
     /// The newest version that both speak.
     pub fn common(self, other: Self) -> Option<u16> {

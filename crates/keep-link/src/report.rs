@@ -62,6 +62,8 @@ messages! {
         Closed(Closed) = 51,
         /// The keep needs a stream to the broker; answered by the order of the same name.
         Broker(BrokerCall) = 52,
+        /// The keep needs evidence of the machine's platform; answered by the order of the same name.
+        Proof(ProofCall) = 53,
         /// How things stand.
         Status(StatusReport) = 64,
         /// Something worth logging.
@@ -99,6 +101,29 @@ macro_rules! with_texts {
     (@write $out:ident, $field:ident, $limit:ident) => { put_text($out, $field, $limit) };
     (@read $input:ident, $what:literal) => { $input.take()? };
     (@read $input:ident, $what:literal, $limit:ident) => { $input.text($what, $limit)? };
+}
+
+/// A keep's call for evidence of the machine's platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofCall {
+    /// The keep's number of it.
+    pub call: u64,
+    /// What the evidence is to be bound to, at most 8 KiB: the keep's own key among it.
+    pub binding: Vec<u8>,
+}
+
+impl Wire for ProofCall {
+    const WHAT: &'static str = "call for a proof";
+
+    fn write(&self, out: &mut Writer) {
+        let Self { call, binding } = self;
+        out.put(call);
+        out.blob(binding);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { call: input.take()?, binding: input.blob("binding", MAX_BINDING)? })
+    }
 }
 
 /// A keep that waits for its identity.

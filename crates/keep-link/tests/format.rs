@@ -15,6 +15,8 @@ use dunlin_handover::{
 };
 use dunlin_keep_link::*;
 
+const VERSION: u16 = Versions::SUPPORTED.newest;
+
 fn spec() -> Spec {
     Spec {
         service: ServiceId([0x51; 16]),
@@ -46,13 +48,14 @@ fn orders() -> Vec<Order> {
     let order = OrderId(7);
     let identity = Identity {
         order: OrderId(1),
-        version: 1,
+        version: VERSION,
         ledger: Key([0x54; 32]),
         node: "alpha".to_owned(),
         provider: "north".to_owned(),
         platform: vec![0x55; 5],
         certificates: vec![vec![0x56; 3], vec![0x57; 2]],
         roots: vec![vec![0x58; 4]],
+        witness: Witness::Tpm,
     };
     let out = MigrateOut { order, migration, options: Options::default(), dry_run: false, wish: Some(WishId(3)) };
     let arrival = offered(vec![Role::Peer, Role::States, Role::Listener]);
@@ -69,6 +72,8 @@ fn orders() -> Vec<Order> {
         Order::LedgerReply(LedgerReply { id: 9, answer: LedgerAnswer::Unreachable }),
         Order::WishRefused(WishRefused { wish: WishId(3), text: "no such node".to_owned() }),
         Order::Broker(BrokerCall { call: 4 }),
+        Order::Proof(ProofReply { call: 5, given: Ok(Proof { evidence: vec![0x5c; 3], endorsements: vec![0x5d; 2] }) }),
+        Order::Proof(ProofReply { call: 6, given: Err("no TPM".to_owned()) }),
         Order::Query(Call { order }),
     ]
 }
@@ -119,6 +124,7 @@ fn reports() -> Vec<Report> {
         Report::Connected(Connected { id, listener: 1, carried: true }),
         Report::Closed(Closed { id }),
         Report::Broker(BrokerCall { call: 4 }),
+        Report::Proof(ProofCall { call: 5, binding: vec![0x5e; 4] }),
         Report::Status(status),
         Report::Note(Note { text: "hello".to_owned() }),
         // Variants of the same kinds, to have every tag pinned.
@@ -147,37 +153,41 @@ fn left(how: LeftHow) -> Report {
 fn every_message_has_its_golden_bytes_and_comes_back() {
     let mut seen = std::collections::BTreeMap::new();
     for order in orders() {
-        let packet = Packet::order(1, &order).unwrap();
+        let packet = Packet::order(VERSION, &order).unwrap();
         golden(&mut seen, &format!("order-{:02}-{}", order.kind(), order.name()), packet.bytes());
-        assert_eq!(Packet::read_order(packet.bytes(), order.descriptors(), 1), Ok(order));
+        assert_eq!(Packet::read_order(packet.bytes(), order.descriptors(), VERSION), Ok(order));
     }
     for report in reports() {
-        let packet = Packet::report(1, &report).unwrap();
+        let packet = Packet::report(VERSION, &report).unwrap();
         golden(&mut seen, &format!("report-{:02}-{}", report.kind(), report.name()), packet.bytes());
-        assert_eq!(Packet::read_report(packet.bytes(), report.descriptors(), Some(1)), Ok(report));
+        assert_eq!(Packet::read_report(packet.bytes(), report.descriptors(), Some(VERSION)), Ok(report));
     }
 }
 
 #[test]
 fn every_cut_is_refused_and_every_changed_bit_is_refused_or_canonical() {
     for order in orders() {
-        let bytes = Packet::order(1, &order).unwrap().bytes().to_vec();
+        let bytes = Packet::order(VERSION, &order).unwrap().bytes().to_vec();
         let descriptors = order.descriptors();
         for length in 0..bytes.len() {
-            assert!(Packet::read_order(&bytes[..length], descriptors, 1).is_err(), "{} cut to {length}", order.name());
+            assert!(
+                Packet::read_order(&bytes[..length], descriptors, VERSION).is_err(),
+                "{} cut to {length}",
+                order.name()
+            );
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(matches!(Packet::read_order(&longer, descriptors, 1), Err(PacketError::Decode { .. })));
+        assert!(matches!(Packet::read_order(&longer, descriptors, VERSION), Err(PacketError::Decode { .. })));
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(read) = Packet::read_order(&changed, descriptors, 1) {
-                assert_eq!(Packet::order(1, &read).unwrap().bytes(), changed, "{} bit {bit}", order.name());
+            if let Ok(read) = Packet::read_order(&changed, descriptors, VERSION) {
+                assert_eq!(Packet::order(VERSION, &read).unwrap().bytes(), changed, "{} bit {bit}", order.name());
             }
         }
     }
     for report in reports() {
-        let bytes = Packet::report(1, &report).unwrap().bytes().to_vec();
+        let bytes = Packet::report(VERSION, &report).unwrap().bytes().to_vec();
         let descriptors = report.descriptors();
         for length in 0..bytes.len() {
             assert!(Packet::read_report(&bytes[..length], descriptors, None).is_err());
@@ -185,8 +195,8 @@ fn every_cut_is_refused_and_every_changed_bit_is_refused_or_canonical() {
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            if let Ok(read) = Packet::read_report(&changed, descriptors, Some(1)) {
-                assert_eq!(Packet::report(1, &read).unwrap().bytes(), changed, "{} bit {bit}", report.name());
+            if let Ok(read) = Packet::read_report(&changed, descriptors, Some(VERSION)) {
+                assert_eq!(Packet::report(VERSION, &read).unwrap().bytes(), changed, "{} bit {bit}", report.name());
             }
         }
     }
@@ -195,15 +205,15 @@ fn every_cut_is_refused_and_every_changed_bit_is_refused_or_canonical() {
 #[test]
 fn descriptors_that_do_not_belong_to_the_message_are_refused() {
     for order in orders() {
-        let packet = Packet::order(1, &order).unwrap();
+        let packet = Packet::order(VERSION, &order).unwrap();
         let right = order.descriptors();
         for given in (0..12).filter(|given| *given != right) {
-            let read = Packet::read_order(packet.bytes(), given, 1);
+            let read = Packet::read_order(packet.bytes(), given, VERSION);
             assert!(matches!(read, Err(PacketError::Descriptors { .. })), "{} with {given}", order.name());
         }
         let mut lying = packet.bytes().to_vec();
         lying[3] ^= 1;
-        assert!(matches!(Packet::read_order(&lying, right, 1), Err(PacketError::Descriptors { .. })));
+        assert!(matches!(Packet::read_order(&lying, right, VERSION), Err(PacketError::Descriptors { .. })));
     }
 }
 
@@ -215,7 +225,7 @@ fn roles_that_must_not_be_doubled_or_missing_are_refused() {
     let start = |roles| {
         let start = Start { order: OrderId(2), spec: spec(), origin: Origin::First, offered: offered(roles) };
         let order = Order::Start(start);
-        Packet::read_order(Packet::order(1, &order).unwrap().bytes(), order.descriptors(), 1)
+        Packet::read_order(Packet::order(VERSION, &order).unwrap().bytes(), order.descriptors(), VERSION)
     };
     assert!(start(vec![Role::Module, Role::States]).is_ok());
     assert!(start(vec![Role::Module]).is_err());
@@ -229,7 +239,7 @@ fn what_is_too_large_is_not_sent() {
     huge.args = vec!["x".repeat(30_000); 7];
     let offered = offered(vec![Role::Module, Role::States]);
     let order = Order::Start(Start { order: OrderId(2), spec: huge, origin: Origin::First, offered });
-    assert!(matches!(Packet::order(1, &order), Err(PacketError::Length { .. })));
+    assert!(matches!(Packet::order(VERSION, &order), Err(PacketError::Length { .. })));
     assert!(matches!(Packet::read_order(&vec![0; MAX_PACKET + 1], 0, 1), Err(PacketError::Length { .. })));
 }
 
@@ -242,8 +252,8 @@ fn orders_out_of_order_are_not_admitted() {
     assert!(matches!(gate.admit(start), Err(OutOfOrder::Identity { order: "Start" })));
     assert!(matches!(gate.admit(&reply), Err(OutOfOrder::Identity { .. })));
     let Order::Identity(newer) = identity.clone() else { panic!() };
-    let newer = Order::Identity(Identity { version: 2, ..newer });
-    assert_eq!(gate.admit(&newer), Err(OutOfOrder::Version { chosen: 2, oldest: 1, newest: 1 }));
+    let newer = Order::Identity(Identity { version: VERSION + 1, ..newer });
+    assert_eq!(gate.admit(&newer), Err(OutOfOrder::Version { chosen: VERSION + 1, oldest: VERSION, newest: VERSION }));
     assert_eq!(gate.admit(identity), Ok(()));
     assert!(matches!(gate.admit(identity), Err(OutOfOrder::Identity { .. })));
     assert_eq!(gate.admit(&call(7)), Ok(()));
@@ -258,19 +268,19 @@ fn packets_and_descriptors_arrive_together() {
     let (here, there) = Channel::pair().unwrap();
     let (read, write) = rustix::pipe::pipe().unwrap();
     let connected = Report::Connected(Connected { id: ConnectionId([1; 16]), listener: 0, carried: true });
-    let packet = Packet::report(1, &connected).unwrap();
+    let packet = Packet::report(VERSION, &connected).unwrap();
     here.send(&packet, &[read.as_fd(), write.as_fd()]).unwrap();
     let note = Report::Note(Note { text: "n".to_owned() });
-    here.send(&Packet::report(1, &note).unwrap(), &[]).unwrap();
+    here.send(&Packet::report(VERSION, &note).unwrap(), &[]).unwrap();
     drop((read, write));
     let received = there.receive().unwrap().unwrap();
-    assert_eq!(Packet::read_report(&received.bytes, received.descriptors.len(), Some(1)), Ok(connected));
+    assert_eq!(Packet::read_report(&received.bytes, received.descriptors.len(), Some(VERSION)), Ok(connected));
     rustix::io::write(&received.descriptors[1], b"through").unwrap();
     let mut buffer = [0; 7];
     rustix::io::read(&received.descriptors[0], &mut buffer).unwrap();
     assert_eq!(&buffer, b"through");
     let received = there.receive().unwrap().unwrap();
-    assert_eq!(Packet::read_report(&received.bytes, received.descriptors.len(), Some(1)), Ok(note));
+    assert_eq!(Packet::read_report(&received.bytes, received.descriptors.len(), Some(VERSION)), Ok(note));
     drop(here);
     assert!(there.receive().unwrap().is_none());
 }
@@ -282,12 +292,12 @@ fn the_largest_packet_passes_in_one_piece() {
     large.args = vec!["x".repeat(32_000); 6];
     let offered = offered(vec![Role::Module, Role::States]);
     let order = Order::Start(Start { order: OrderId(2), spec: large, origin: Origin::First, offered });
-    let packet = Packet::order(1, &order).unwrap();
+    let packet = Packet::order(VERSION, &order).unwrap();
     assert!(packet.bytes().len() > MAX_PACKET - 8192);
     let null = std::fs::File::open("/dev/null").unwrap();
     here.send(&packet, &[null.as_fd(), null.as_fd()]).unwrap();
     let received = there.receive().unwrap().unwrap();
-    assert_eq!(Packet::read_order(&received.bytes, received.descriptors.len(), 1), Ok(order));
+    assert_eq!(Packet::read_order(&received.bytes, received.descriptors.len(), VERSION), Ok(order));
 }
 
 #[test]

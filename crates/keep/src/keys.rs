@@ -19,7 +19,6 @@ use crate::error::Failure;
 use crate::migrate::outgoing::text;
 use crate::offer::Volume;
 use crate::outbox::Post;
-use crate::trust::policy_of;
 use crate::who::{Who, entropy};
 
 /// How long the broker may be away before an order fails.
@@ -56,7 +55,7 @@ impl fmt::Debug for Held {
 
 impl Keys {
     pub(crate) fn new(post: Post, who: Who, spec: &Spec) -> Result<Arc<Self>, Failure> {
-        let policy = policy_of(spec, who.keys.ledger)?;
+        let policy = who.policy_of(spec)?;
         Ok(Arc::new(Self { post, who, spec: spec.clone(), policy, held: Mutex::default() }))
     }
 

@@ -14,6 +14,7 @@ mod code;
 mod departure;
 mod error;
 mod keys;
+mod machine;
 mod mobility;
 mod offer;
 mod office;

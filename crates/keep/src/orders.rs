@@ -37,7 +37,6 @@ use crate::office::Office;
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Business, Peer, Side};
 use crate::service::Service;
-use crate::trust::policy_of;
 use crate::trusted::Trusted;
 use crate::who::Who;
 
@@ -178,7 +177,7 @@ impl Clerk {
                 return;
             }
             Order::Identity(identity) => match self.instance.take() {
-                Some(instance) => Who::new(instance, identity).map(|who| {
+                Some(instance) => Who::new(instance, identity, &desk.post).map(|who| {
                     self.who = Some(who);
                     true
                 }),
@@ -203,6 +202,10 @@ impl Clerk {
             }
             Order::Broker(call) => {
                 desk.post.bring(call, descriptors);
+                return;
+            }
+            Order::Proof(reply) => {
+                desk.post.proven(reply);
                 return;
             }
             Order::Attest(Challenge { order, nonce }) => self.attest(order, nonce),
@@ -422,7 +425,8 @@ impl Clerk {
         let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
         let desk = self.desk.clone();
         spawn("dunlin-attest", move || {
-            let given = policy_of(&service.spec, who.keys.ledger)
+            let given = who
+                .policy_of(&service.spec)
                 .and_then(|policy| who.proof.for_client(nonce, &service.spec, service.record().epoch, &policy));
             match given {
                 Ok((evidence, endorsements, binding)) => desk.outbox.send(&Report::Attested(Attested {

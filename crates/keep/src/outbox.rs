@@ -9,13 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dunlin_handover::{LedgerAnswer, LedgerCall, LedgerQuery, LedgerReply};
-use dunlin_keep_link::{BrokerCall, Channel, ChannelError, Failed, Note, OrderId, Packet, Report, Versions};
+use dunlin_keep_link::{
+    BrokerCall, Channel, ChannelError, Failed, Note, OrderId, Packet, Proof, ProofCall, ProofReply, Report, Versions,
+};
 
 use crate::error::Failure;
 use crate::migrate::LedgerWay;
 
 /// How long one question to the ledger, or call for a stream, waits for its answer. Whoever asks asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a call for a proof waits: a TPM takes up to a second for a quote, and other keeps may come first.
+const PROOF: Duration = Duration::from_secs(8);
 
 /// The way out. Reports of several threads go out one after the other.
 #[derive(Debug, Clone)]
@@ -69,11 +73,13 @@ struct Waiting {
     next: AtomicU64,
     open: Mutex<BTreeMap<u64, SyncSender<LedgerAnswer>>>,
     streams: Mutex<BTreeMap<u64, SyncSender<OwnedFd>>>,
+    proofs: Mutex<BTreeMap<u64, SyncSender<Result<Proof, String>>>>,
 }
 
 impl Post {
     pub(crate) fn new(outbox: Outbox) -> Self {
-        Self(Arc::new(Waiting { outbox, next: AtomicU64::new(1), open: Mutex::default(), streams: Mutex::default() }))
+        let (open, streams, proofs) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Waiting { outbox, next: AtomicU64::new(1), open, streams, proofs }))
     }
 
     /// Asks the ledger and waits; [`LedgerAnswer::Unreachable`] if no answer came in time.
@@ -113,6 +119,29 @@ impl Post {
         if let (Some(waiting), Some(stream)) = (waiting, descriptors.into_iter().next()) {
             let _gone = waiting.try_send(stream);
         }
+    }
+
+    /// What the machine's platform says of this keep, or why it says nothing; `None` if no answer came in time.
+    pub(crate) fn prove(&self, binding: Vec<u8>) -> Option<Result<Proof, String>> {
+        let call = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (answered, answer) = sync_channel(1);
+        self.proofs().insert(call, answered);
+        self.0.outbox.send(&Report::Proof(ProofCall { call, binding }));
+        let answer = answer.recv_timeout(PROOF).ok();
+        self.proofs().remove(&call);
+        answer
+    }
+
+    /// Takes a proof. One that nobody waits for is thrown away.
+    pub(crate) fn proven(&self, reply: ProofReply) {
+        let waiting = self.proofs().remove(&reply.call);
+        if let Some(waiting) = waiting {
+            let _gone = waiting.try_send(reply.given);
+        }
+    }
+
+    fn proofs(&self) -> MutexGuard<'_, BTreeMap<u64, SyncSender<Result<Proof, String>>>> {
+        self.0.proofs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn streams(&self) -> MutexGuard<'_, BTreeMap<u64, SyncSender<OwnedFd>>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_attest::Bytes;
-use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, run};
+use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, decline, run};
 use dunlin_base::Digest;
 use dunlin_handover::ledger::{Candidate, Checks, Reading};
 use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
@@ -19,7 +19,7 @@ use crate::error::Failure;
 use crate::migrate::Stream;
 use crate::migrate::outgoing::text;
 use crate::outbox::Post;
-use crate::trust::{now, policy_of, trust};
+use crate::trust::{now, trust};
 use crate::who::{Who, entropy};
 
 pub(crate) use dunlin_attested::Side;
@@ -60,10 +60,15 @@ pub(crate) struct Business<'a> {
 /// [`Failure::Untrusted`] when the other side is not whom it should be, or refuses this one.
 pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Result<Peer, Failure> {
     let Business { side, migration, spec, epoch, post } = business;
-    let policy = policy_of(spec, who.keys.ledger)?;
-    let proof = &who.proof;
-    let attester = proof.measured(spec.module, &policy)?;
     let mut session = session(stream, *side, who)?;
+    let stuck = || Failure::system("the stream to the other keep cannot be used");
+    session.set_limit(Some(SILENCE)).map_err(stuck())?;
+    let proof = &who.proof;
+    let ready = who.policy_of(spec).and_then(|policy| Ok((proof.measured(spec.module, &policy)?, policy)));
+    let (attester, policy) = ready.inspect_err(|failure| {
+        // The other keep's people hear why, if they still can.
+        let _unheard = decline(&mut session.reader, &mut session.writer, &failure.text());
+    })?;
     let config = Config {
         side: *side,
         session: SessionFacts {
@@ -93,14 +98,12 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         LedgerAnswer::Refused(refused) => Err(refused.to_string()),
         _ => Err("the ledger does not answer".to_owned()),
     };
-    let stuck = Failure::system("the stream to the other keep cannot be used");
-    session.set_limit(Some(SILENCE)).map_err(stuck)?;
     let done = run(handshake, &mut session.reader, &mut session.writer, &*attester, &mut ask, &now);
     let Done { peer, own_evidence, epoch: _ } = done.map_err(|error| {
         session.closer.close();
         Failure::Untrusted(text(&error))
     })?;
-    session.set_limit(None).map_err(Failure::system("the stream to the other keep cannot be used"))?;
+    session.set_limit(None).map_err(stuck())?;
     Ok(Peer {
         key: peer.holder,
         evidence: peer.evidence_digest(),

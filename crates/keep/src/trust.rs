@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dunlin_attest::{
-    Attester, BindingContext, Bytes, Class, Endorsements, Evidence, Policy, SigningKey, TpmEvent, TpmEventKind,
+    Attester, BindingContext, Bytes, Endorsements, Evidence, Policy, SigningKey, Technology, TpmEvent, TpmEventKind,
     VerifyingKey,
 };
 use dunlin_attest_sim::{SimAttester, machine_of, roots};
@@ -19,6 +19,7 @@ use dunlin_keep_link::Spec;
 use dunlin_transport::{Roots, TlsIdentity};
 
 use crate::error::Failure;
+use crate::machine::Machine;
 use crate::migrate::outgoing::text;
 
 /// Keys and certificates with which this keep speaks to others, and what its platform says of it.
@@ -32,16 +33,23 @@ pub(crate) struct Proof {
     pub(crate) tls: Option<Arc<(TlsIdentity, Roots)>>,
 }
 
+/// What speaks for this keep.
+#[derive(Debug)]
+enum Platform {
+    Simulated(Simulated),
+    Machine(Arc<Machine>),
+}
+
 /// The simulated machine. The program is measured when evidence is asked for the first time: a warm keep starts sooner.
 #[derive(Debug)]
-struct Platform {
+struct Simulated {
     name: String,
     /// The file that was started, opened before this process gave up opening files.
     program: File,
     attester: Mutex<Option<Arc<SimAttester>>>,
 }
 
-impl Platform {
+impl Simulated {
     fn of_this_program(name: String) -> Result<Self, Failure> {
         let program = File::open("/proc/self/exe").map_err(Failure::system("this program's file cannot be opened"))?;
         Ok(Self { name, program, attester: Mutex::default() })
@@ -91,6 +99,7 @@ impl Proof {
         provider: &str,
         certificates: &[Vec<u8>],
         trusted: &[Vec<u8>],
+        machine: Option<Machine>,
     ) -> Result<Self, Failure> {
         let invalid = |error: &dyn fmt::Display| Failure::Invalid(error.to_string());
         let pkcs8 = instance.to_pkcs8().map_err(|error| invalid(&error))?;
@@ -109,18 +118,33 @@ impl Proof {
             }
             Some(Arc::new((identity, roots)))
         };
+        let platform = match machine {
+            Some(machine) => Platform::Machine(Arc::new(machine)),
+            None => Platform::Simulated(Simulated::of_this_program(machine_of(provider))?),
+        };
         Ok(Self {
             provider: provider.to_owned(),
-            platform: Arc::new(Platform::of_this_program(machine_of(provider))?),
+            platform: Arc::new(platform),
             signer: Arc::new(Signer(signer)),
             kem: Arc::new(KemKey::from_seed(&seed)),
             tls,
         })
     }
 
-    /// The platform, which has measured what runs here.
-    pub(crate) fn measured(&self, module: Digest, policy: &Policy) -> Result<Arc<SimAttester>, Failure> {
-        let attester = self.platform.attester()?;
+    /// The technology of its evidence.
+    pub(crate) fn technology(&self) -> Technology {
+        match &*self.platform {
+            Platform::Simulated(_) => Technology::Sim,
+            Platform::Machine(machine) => machine.kind(),
+        }
+    }
+
+    /// The platform, which has measured what runs here, or does so when it is asked.
+    pub(crate) fn measured(&self, module: Digest, policy: &Policy) -> Result<Arc<dyn Attester>, Failure> {
+        let attester = match &*self.platform {
+            Platform::Simulated(simulated) => simulated.attester()?,
+            Platform::Machine(machine) => return Ok(machine.clone()),
+        };
         for (kind, digest) in [(TpmEventKind::Module, module), (TpmEventKind::Policy, policy.hash())] {
             let measured = attester.measure(TpmEvent { kind, digest });
             measured.map_err(|error| Failure::Untrusted(format!("the platform does not measure: {}", text(&error))))?;
@@ -148,16 +172,16 @@ impl Proof {
             ledger: document.ledger.id.clone(),
             ..BindingContext::outside_of_a_session(nonce.0, self.signer.verifying_key(), kem_key)
         };
-        let given = attester.evidence(&binding.report_data());
-        let given = given.and_then(|evidence| Ok((evidence, attester.endorsements()?)));
+        let given = attester.prove(&binding);
         let (evidence, endorsements) =
-            given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {error}")))?;
+            given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {}", text(&error))))?;
         Ok((evidence, endorsements, binding))
     }
 }
 
-/// The policy under which a service runs, which must be the one that the ledger's record names.
-pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
+/// The policy under which a service runs on a platform of this technology, which must be the one that the ledger's record
+/// names.
+pub(crate) fn policy_of(spec: &Spec, ledger: Key, technology: Technology) -> Result<Policy, Failure> {
     let signed = spec.signed_policy.as_ref().map(|signed| (&*signed.object, &*signed.signer));
     let policy = policy_in_force(&spec.name, spec.service, &spec.module, ledger, signed)
         .map_err(|error| Failure::Untrusted(format!("the policy is refused: {}", text(&error))))?;
@@ -166,9 +190,10 @@ pub(crate) fn policy_of(spec: &Spec, ledger: Key) -> Result<Policy, Failure> {
         let text = format!("the policy {} is in force, {came} has the digest {}", spec.policy, policy.hash());
         return Err(Failure::Untrusted(text));
     }
-    if policy.document().class_floor > Class::Sim {
-        let floor = policy.document().class_floor.name();
-        return Err(Failure::Untrusted(format!("the policy demands {floor}, and this keep's platform is simulated")));
+    let (floor, own) = (policy.document().class_floor, technology.class());
+    if floor > own {
+        let (floor, own) = (floor.name(), own.name());
+        return Err(Failure::Untrusted(format!("the policy demands {floor}, and this keep's platform is {own}")));
     }
     if !policy.document().permits(&spec.module) {
         return Err(Failure::Untrusted(format!("the policy does not permit the module {}", spec.module)));
@@ -249,22 +274,22 @@ quorum = 1
     #[test]
     fn a_policy_that_the_record_names_must_come() {
         let open = policy_in_force("shop", ServiceId([7; 16]), &Digest::of(b"module"), LEDGER, None).unwrap().hash();
-        policy_of(&spec(open, None), LEDGER).unwrap();
-        let withheld = policy_of(&spec(Digest::of(b"policy"), None), LEDGER);
+        policy_of(&spec(open, None), LEDGER, Technology::Sim).unwrap();
+        let withheld = policy_of(&spec(Digest::of(b"policy"), None), LEDGER, Technology::Sim);
         assert!(matches!(withheld, Err(Failure::Untrusted(_))), "{withheld:?}");
         let (signed, digest) = owners(Digest::of(b"module"));
-        let policy = policy_of(&spec(digest, Some(signed.clone())), LEDGER).unwrap();
+        let policy = policy_of(&spec(digest, Some(signed.clone())), LEDGER, Technology::Sim).unwrap();
         assert_eq!(policy.hash(), digest);
         // Another one than the record names, of the same owner or not.
-        assert!(policy_of(&spec(open, Some(signed.clone())), LEDGER).is_err());
+        assert!(policy_of(&spec(open, Some(signed.clone())), LEDGER, Technology::Sim).is_err());
         let (other, other_digest) = owners(Digest::of(b"another module"));
-        assert!(policy_of(&spec(digest, Some(other.clone())), LEDGER).is_err());
+        assert!(policy_of(&spec(digest, Some(other.clone())), LEDGER, Technology::Sim).is_err());
         // One that does not permit the module.
-        let refused = policy_of(&spec(other_digest, Some(other)), LEDGER).unwrap_err();
+        let refused = policy_of(&spec(other_digest, Some(other)), LEDGER, Technology::Sim).unwrap_err();
         assert!(refused.to_string().contains("does not permit the module"), "{refused}");
         // And for another service.
         let mut renamed = spec(digest, Some(signed));
         renamed.name = "shop2".to_owned();
-        assert!(policy_of(&renamed, LEDGER).is_err());
+        assert!(policy_of(&renamed, LEDGER, Technology::Sim).is_err());
     }
 }

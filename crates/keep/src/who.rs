@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use dunlin_attest::Policy;
 use dunlin_handover::ledger::Signer as _;
 use dunlin_handover::{Entropy, Keys, PlatformId};
 use dunlin_identity::{InstanceKey, Names, PlatformKey, Verifier};
-use dunlin_keep_link::Identity;
+use dunlin_keep_link::{Identity, Spec};
 use dunlin_seal::LocalKey;
 
 use crate::error::Failure;
-use crate::trust::Proof;
+use crate::machine::Machine;
+use crate::outbox::Post;
+use crate::trust::{Proof, policy_of};
 
 /// The keep's identity: the key that it drew itself and that never leaves it, and what its node says about the rest.
 #[derive(Debug, Clone)]
@@ -29,8 +32,9 @@ impl Who {
     ///
     /// # Errors
     /// [`Failure::Invalid`] when the platform key is none, the certificate is of another key, or a root is none.
-    pub(crate) fn new(instance: InstanceKey, identity: Identity) -> Result<Self, Failure> {
-        let Identity { order: _, version: _, ledger, node, provider, platform, certificates, roots } = identity;
+    pub(crate) fn new(instance: InstanceKey, identity: Identity, post: &Post) -> Result<Self, Failure> {
+        let Identity { order: _, version: _, ledger, node, provider, platform, certificates, roots, witness } =
+            identity;
         let machine = Arc::new(LocalKey::derived(&platform));
         let platform = PlatformKey::from_pkcs8(&platform).map_err(|error| Failure::Invalid(error.to_string()))?;
         if let Some(own) = certificates.first() {
@@ -39,7 +43,8 @@ impl Who {
                 return Err(Failure::Invalid("the certificate is of another instance key".to_owned()));
             }
         }
-        let proof = Proof::new(&instance, &provider, &certificates, &roots)?;
+        let machine_speaks = Machine::new(witness, post.clone());
+        let proof = Proof::new(&instance, &provider, &certificates, &roots, machine_speaks)?;
         let keys = Keys {
             holder: Arc::new(instance),
             platform: Arc::new(platform),
@@ -47,6 +52,11 @@ impl Who {
             ledger,
         };
         Ok(Self { keys, node, proof, machine })
+    }
+
+    /// The policy under which a service runs here, which must be the one that the ledger's record names.
+    pub(crate) fn policy_of(&self, spec: &Spec) -> Result<Policy, Failure> {
+        policy_of(spec, self.keys.ledger, self.proof.technology())
     }
 
     /// The machine, as the ledger names it.

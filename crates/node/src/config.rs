@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dunlin_attesters::Choice;
 use dunlin_handover::Key;
 use dunlin_handover::ledger::Signer as _;
 use dunlin_identity::{Certificate, Issuer, PrivateKey};
@@ -131,6 +132,8 @@ pub struct NodeConfig {
     pub ledger: LedgerAt,
     /// The socket of a broker that is a process of its own, for services whose policy names one.
     pub broker: Option<PathBuf>,
+    /// What speaks for this machine to owners, brokers and other keeps.
+    pub attester: Choice,
     /// Where a service listens whose own address is not free or not of this machine.
     pub host: IpAddr,
     /// Keeps that wait for work.

@@ -126,6 +126,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// The platform that is to speak for this machine.
+    #[error("nothing speaks for this machine")]
+    Attester(#[from] dunlin_attest::AttesterError),
     /// The broker's files.
     #[error("the broker's files cannot be used")]
     Vault(#[from] dunlin_broker::VaultError),
@@ -164,16 +167,21 @@ impl NodeError {
 
     /// The error and its causes in one line, each once.
     pub fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let message = error.to_string();
-            if !text.ends_with(&message) {
-                text.push_str(": ");
-                text.push_str(&message);
-            }
-            cause = error.source();
-        }
-        text
+        in_full(self)
     }
+}
+
+/// An error and its causes in one line, each once.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -1,8 +1,9 @@
-//! What another node may send, read from bytes: for the fuzz targets, which cannot reach what is private here.
+//! What another node may send, or somebody who brings a service back, read from bytes: for the fuzz targets, which cannot reach what is private here.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::backup::Backup;
 use crate::frames::{Frame, FrameReader};
 use crate::peer::{Greeting, Reply, read};
 
@@ -26,6 +27,14 @@ pub fn pieces(bytes: &[u8]) -> usize {
         }
     }
     total
+}
+
+/// Whether the bytes are a copy of a checkpoint; one that is must come back from its own bytes.
+pub fn backup(bytes: &[u8]) -> bool {
+    let Ok(backup) = Backup::from_bytes(bytes) else { return false };
+    let again = backup.to_bytes().and_then(|bytes| Backup::from_bytes(&bytes));
+    assert_eq!(again.ok(), Some(backup));
+    true
 }
 
 /// The result of what needs to wait for nothing: all bytes are here.

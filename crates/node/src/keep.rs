@@ -14,14 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_handover::ledger::Operation;
-use dunlin_handover::{LedgerCall, LedgerQuery, LedgerReply, ServiceId};
+use dunlin_handover::{Key, LedgerCall, LedgerQuery, LedgerReply, ServiceId};
 use dunlin_identity::{Issuer, PrivateKey, PublicKey};
-use dunlin_keep_link::{Channel, FailCode, Failed, Identity, Order, OrderId, Packet, Ready, Report, Versions};
+use dunlin_keep_link::{
+    Channel, FailCode, Failed, Identity, Order, OrderId, Packet, ProofCall, Ready, Report, Versions,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{KeepProgram, NodeConfig, NodeKeys};
 use crate::error::NodeError;
 use crate::ledger::LedgerWay;
+use crate::witness::Witness;
 
 /// How long a keep may take to say that it is ready.
 const START: Duration = Duration::from_secs(20);
@@ -44,6 +47,9 @@ pub(crate) struct Keep {
     process: u32,
     child: Mutex<Child>,
     version: u16,
+    /// Thumbprint of the key that it drew.
+    holder: Key,
+    witness: Witness,
     orders: Mutex<Orders>,
     /// Until the process is gone; it points back here.
     listener: Mutex<Option<Arc<dyn Listener>>>,
@@ -173,6 +179,12 @@ impl Keep {
                 Report::Ledger(call) if carries => {
                     let _gone = calls.send(call);
                 }
+                Report::Proof(ProofCall { call, binding }) => {
+                    let keep = self.clone();
+                    self.witness.ask(self.holder, call, binding, move |reply| {
+                        let _gone = keep.send(&Order::Proof(reply), &[]);
+                    });
+                }
                 report => self.deliver(report, received.descriptors),
             }
         }
@@ -257,6 +269,7 @@ pub(crate) struct Pool {
     messages: PathBuf,
     warm: usize,
     ledger: LedgerWay,
+    witness: Witness,
     identity: WhoAmI,
     ready: Mutex<Vec<Arc<Keep>>>,
     closed: AtomicBool,
@@ -281,6 +294,7 @@ impl Pool {
             messages: config.folder.join("keeps.log"),
             warm: config.warm_keeps,
             ledger,
+            witness: Witness::open(config)?,
             identity,
             ready: Mutex::new(Vec::new()),
             closed: AtomicBool::new(false),
@@ -348,11 +362,14 @@ impl Pool {
             code: FailCode::Invalid,
             text: format!("{} speaks other versions of the protocol between node and keep", ready.product),
         })?;
+        let public = PublicKey::from_spki(&ready.public_key)?;
         let keep = Arc::new(Keep {
             channel: ours,
             process,
             child: Mutex::new(child.0.take().ok_or(NodeError::KeepDied { doing: "starting" })?),
             version,
+            holder: public.thumbprint(),
+            witness: self.witness.clone(),
             orders: Mutex::new(Orders { last: 0, waiting: Some(HashMap::new()) }),
             listener: Mutex::new(None),
             dead: AtomicBool::new(false),
@@ -368,13 +385,13 @@ impl Pool {
             keep.kill();
             return Err(NodeError::system("start a thread")(error));
         }
-        self.introduce(&keep, &ready)?;
+        self.introduce(&keep, &public)?;
         Ok(keep)
     }
 
-    fn introduce(&self, keep: &Keep, ready: &Ready) -> Result<(), NodeError> {
+    fn introduce(&self, keep: &Keep, public: &PublicKey) -> Result<(), NodeError> {
         let WhoAmI { node, provider, keys, issuer } = &self.identity;
-        let certificates = issuer.certify_keep(&PublicKey::from_spki(&ready.public_key)?, CERTIFIED)?;
+        let certificates = issuer.certify_keep(public, CERTIFIED)?;
         let platform = keys.platform.to_pkcs8()?.to_vec();
         // Answered by Done, of which nobody must know: an order that comes next is refused if this was.
         let _answers = keep.order(
@@ -388,6 +405,7 @@ impl Pool {
                     platform,
                     certificates,
                     roots: keys.roots.clone(),
+                    witness: self.witness.kind(),
                 })
             },
             &[],

@@ -42,6 +42,7 @@ mod service;
 mod slots;
 pub mod socket;
 mod verbs;
+mod witness;
 
 pub use backup::BACKUP_LIMIT;
 pub use broker::{BrokerConfig, BrokerProcess};

@@ -6,9 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dunlin_attest::{
-    Attester, Bytes, Endorsements, Evidence, Policy, SigningKey, SimRoots, TpmEvent, TpmEventKind, VerifyingKey,
-};
+use dunlin_attest::{Attester, Bytes, Evidence, Policy, SigningKey, SimRoots, TpmEvent, TpmEventKind, VerifyingKey};
 use dunlin_attest_sim::SimAttester;
 use dunlin_attested::{Action, Config, Done, Handshake, InstanceSigner, Refused, SessionFacts, Side, Terms, Trust};
 use dunlin_base::Digest;
@@ -251,10 +249,10 @@ pub(crate) fn shake(
             while let Some(action) = handshake.poll_action() {
                 idle = false;
                 match action {
-                    Action::Evidence(data) => {
-                        let evidence = keep.attester.evidence(&data).expect("evidence");
+                    Action::Evidence(binding) => {
+                        let (evidence, endorsements) = keep.attester.prove(&binding).expect("evidence");
                         let evidence = (meddler.evidence)(*side, evidence);
-                        handshake.evidence(now, Ok((evidence, Endorsements::default())));
+                        handshake.evidence(now, Ok((evidence, endorsements)));
                     }
                     Action::ReadLedger { nonce, .. } => handshake.reading(now, (meddler.reading)(nonce)),
                     other => panic!("{other:?}"),

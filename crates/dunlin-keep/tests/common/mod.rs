@@ -27,7 +27,7 @@ use dunlin_identity::{Issuer, PlatformKey, PrivateKey, PublicKey, Verifier};
 use dunlin_keep_link::{
     About, Arrived, ArrivedHow, BrokerCall, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow,
     Limits, MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role,
-    SignedPolicy, Spec, Start, StatusReport, Stop, StopHow, Versions,
+    SignedPolicy, Spec, Start, StatusReport, Stop, StopHow, Versions, Witness,
 };
 
 /// Longest time that a test waits for anything.
@@ -321,6 +321,7 @@ impl Keep {
             platform: machine.platform.to_pkcs8().unwrap().to_vec(),
             certificates: machine.certificates(&keep.ready),
             roots: vec![machine.world.provider.chain()[0].clone()],
+            witness: Witness::Simulation,
         };
         keep.order(&Order::Identity(identity), &[]);
         keep.expect("done", |report| matches!(report, Report::Done(_)).then_some(()));

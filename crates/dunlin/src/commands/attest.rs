@@ -63,20 +63,39 @@ struct Answer {
     endorsements: Option<PathBuf>,
 }
 
-/// Evidence of this machine for a challenge
+/// What speaks for this machine.
 #[derive(Debug, Args)]
-struct Node {
-    /// sim, sim:NAME, tpm, tpm:DEVICE, snp, tdx or sgx; there is no automatic choice and no fallback
+pub(crate) struct AttesterArgs {
+    /// What speaks for this machine: sim, sim:NAME, tpm, tpm:DEVICE, snp, tdx or sgx; there is no automatic choice and no
+    /// fallback
     #[arg(long, value_name = "ATTESTER", default_value = "sim")]
     attester: Choice,
-    #[command(flatten)]
-    answer: Answer,
     /// For a TPM: the provider's statement from the enrolment
     #[arg(long, value_name = "FILE")]
     statement: Option<PathBuf>,
     /// For a TPM: the event log of register 15
     #[arg(long, value_name = "FILE", default_value = dunlin_attesters::EVENT_LOG)]
     event_log: PathBuf,
+}
+
+impl AttesterArgs {
+    /// With what the files say.
+    pub(crate) fn choice(&self) -> Result<Choice> {
+        let choice = self.attester.clone().with_event_log(self.event_log.clone());
+        match &self.statement {
+            Some(path) => Ok(choice.with_statement(file::read(path)?)),
+            None => Ok(choice),
+        }
+    }
+}
+
+/// Evidence of this machine for a challenge
+#[derive(Debug, Args)]
+struct Node {
+    #[command(flatten)]
+    attester: AttesterArgs,
+    #[command(flatten)]
+    answer: Answer,
     /// The policy under which the machine works, as signed text's digest of 64 digits; it is measured where that is possible
     #[arg(long, value_name = "DIGEST")]
     policy: Option<Digest>,
@@ -159,13 +178,10 @@ struct Made {
 }
 
 fn run_node(node: &Node) -> Result<ExitCode> {
-    let Node { attester, answer, statement, event_log, policy, provider, json: as_json } = node;
+    let Node { attester, answer, policy, provider, json: as_json } = node;
     let Answer { challenge, output, binding: binding_file, endorsements } = answer;
     let nonce = nonce(challenge.as_ref())?;
-    let mut choice = attester.clone().with_event_log(event_log.clone());
-    if let Some(path) = statement {
-        choice = choice.with_statement(file::read(path)?);
-    }
+    let choice = attester.choice()?;
     let attester = choice.open().map_err(because)?;
     let runtime = Digest::of(&file::read("/proc/self/exe".as_ref())?);
     let measured = [(TpmEventKind::Runtime, Some(runtime)), (TpmEventKind::Policy, *policy)];

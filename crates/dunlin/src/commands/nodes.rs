@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use dunlin_attesters::Choice;
 use dunlin_handover::Key;
 use dunlin_keep::Confinement;
 use dunlin_keep_link::Channel;
 use dunlin_node::{Address, Health, KeepProgram, LedgerAt, Node, NodeConfig, NodeError, NodeLine, Realm};
 
+use crate::commands::attest::AttesterArgs;
 use crate::failure::{Exit, Failure, Result};
 use crate::remote::{self, Format, NodeArgs, OutputArgs, refused, talk};
 use crate::text;
@@ -75,6 +77,7 @@ pub(crate) async fn start(dir: &Path, names: &[String], warm_keeps: usize) -> Re
             peers: others.map(|other| (other.clone(), socket(other))).collect(),
             ledger,
             broker: None,
+            attester: Choice::Sim(realm.provider().to_owned()),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             warm_keeps,
             keep: KeepProgram::find(&[KEEP]).map_err(failed("there is no keep"))?,
@@ -93,6 +96,8 @@ pub(crate) struct NodeCommand {
     verb: Option<NodeVerb>,
     #[command(flatten)]
     daemon: Option<Daemon>,
+    #[command(flatten)]
+    attester: AttesterArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,6 +152,7 @@ Examples:
   dunlin node --name a                                       keeps the ledger
   dunlin node --name b --peer a --ledger a                   another one on this machine
   dunlin node --name a --listen 10.0.0.1:7300 --peer b=10.0.0.2:7300
+  dunlin node --name a --attester tpm --statement machine.statement
   dunlin node ls";
 
 const LS: &str = "\
@@ -157,13 +163,13 @@ Examples:
 pub(crate) fn node(args: NodeCommand) -> Result<ExitCode> {
     match (args.verb, args.daemon) {
         (Some(NodeVerb::Ls { output, node }), _) => list(output, &node),
-        (None, Some(daemon)) => serve(daemon.start()),
+        (None, Some(daemon)) => serve(daemon.start(args.attester)),
         (None, None) => Err(Failure::new(Exit::Usage, "name the node: dunlin node --name NAME")),
     }
 }
 
 impl Daemon {
-    async fn start(self) -> Result<Vec<Arc<Node>>> {
+    async fn start(self, attester: AttesterArgs) -> Result<Vec<Arc<Node>>> {
         let dir = absolute(&self.dir.clone().map_or_else(remote::directory, Ok)?)?;
         let realm = Realm::open(&dir, &self.provider).map_err(failed("the realm cannot be opened"))?;
         let socket = |name: &str| Address::Unix(realm.node_folder(name).join("peer.sock"));
@@ -179,6 +185,11 @@ impl Daemon {
             peers.insert(name.to_owned(), address);
         }
         let ledger = self.ledger_at(&realm, &peers)?;
+        let attester = attester.choice()?;
+        if matches!(&attester, Choice::Sim(name) if name != "local") {
+            let why = "keeps simulate the machine of their node's provider: write sim, without a name";
+            return Err(Failure::new(Exit::Usage, why));
+        }
         let config = NodeConfig {
             name: self.name.clone(),
             provider: self.provider.clone(),
@@ -188,6 +199,7 @@ impl Daemon {
             peers,
             ledger,
             broker: self.broker.clone(),
+            attester,
             host: self.host,
             warm_keeps: self.warm_keeps,
             keep: KeepProgram::find(&[KEEP]).map_err(failed("there is no keep"))?,

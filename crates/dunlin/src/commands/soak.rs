@@ -41,6 +41,8 @@ pub(crate) struct Soak {
 }
 
 const MODES: [ModeName; 5] = [ModeName::Precopy, ModeName::Postcopy, ModeName::Hybrid, ModeName::Stop, ModeName::Auto];
+/// After so many failed moves there is no point in more.
+const MOST_FAILURES: usize = 20;
 /// Moves before the first count of what there is: pools, caches and rings are full then.
 const WARM_UP: usize = 20;
 
@@ -127,17 +129,25 @@ async fn soak(args: &Soak, nodes: &[Arc<Node>], directory: &Path) -> Result<Outc
         }
         let mode = MODES[tried % MODES.len()];
         tried += 1;
-        let to = if outcome.moves.is_multiple_of(2) { "b" } else { "a" };
-        let job = hop(&api, to, mode).await?;
+        let to = if place(&api).await? == "a" { "b" } else { "a" };
+        let hopped = hop(&api, to, mode).await;
         tokio::time::sleep(args.rest).await;
         let seen = load.look();
-        if job.state != JobState::Done {
-            outcome.failed.push(job.message.unwrap_or_default());
-            if outcome.failed.len() > 20 {
+        let job = match hopped {
+            Ok(job) if job.state == JobState::Done => job,
+            Ok(job) => {
+                let why = job.message.unwrap_or_default();
+                outcome.failed.push(format!("move {tried}, {mode:?} to {to}: {why}"));
+                if outcome.failed.len() > MOST_FAILURES {
+                    break;
+                }
+                continue;
+            }
+            Err(failure) => {
+                outcome.failed.push(format!("move {tried}, {mode:?} to {to}: {failure}"));
                 break;
             }
-            continue;
-        }
+        };
         outcome.moves += 1;
         let mode = outcome.modes.entry(format!("{mode:?}").to_lowercase()).or_default();
         mode.moves += 1;
@@ -158,6 +168,13 @@ async fn soak(args: &Soak, nodes: &[Arc<Node>], directory: &Path) -> Result<Outc
         (mode.pause_p50_ms, mode.pause_p99_ms, mode.pause_max_ms) = (part(0.5), part(0.99), part(1.0));
     }
     Ok(outcome)
+}
+
+/// The node at which the service is.
+async fn place(api: &ApiClient) -> Result<String> {
+    let service: ServiceInfo =
+        api.get(&format!("/v1/services/{NAME}")).await.map_err(refused("the service cannot be described"))?;
+    Ok(service.line.node)
 }
 
 async fn hop(api: &ApiClient, to: &str, mode: ModeName) -> Result<JobInfo> {

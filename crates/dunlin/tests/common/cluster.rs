@@ -27,6 +27,8 @@ pub(crate) struct Cluster {
     wires: BTreeMap<String, (String, Relay)>,
     /// Arguments of all nodes besides the usual ones.
     more: Vec<String>,
+    /// Arguments of single nodes.
+    own: BTreeMap<&'static str, Vec<String>>,
 }
 
 struct Daemon {
@@ -46,6 +48,17 @@ impl Cluster {
         Self::with(scratch, nodes, BTreeMap::new(), more)
     }
 
+    /// The same, with arguments for single nodes.
+    pub(crate) fn with_own(scratch: Scratch, nodes: &[&str], own: BTreeMap<&'static str, Vec<String>>) -> Self {
+        let mut cluster = Self::in_scratch(scratch, &[], Vec::new());
+        cluster.names = nodes.iter().map(|name| (*name).to_owned()).collect();
+        cluster.own = own;
+        for name in nodes {
+            cluster.start(name);
+        }
+        cluster
+    }
+
     /// The same, with nodes that reach each other over TCP, through relays that can be cut.
     pub(crate) fn over_tcp(name: &str, nodes: &[&str]) -> Self {
         let mut wires = BTreeMap::new();
@@ -59,7 +72,7 @@ impl Cluster {
 
     fn with(scratch: Scratch, nodes: &[&str], wires: BTreeMap<String, (String, Relay)>, more: Vec<String>) -> Self {
         let names = nodes.iter().map(|name| (*name).to_owned()).collect();
-        let mut cluster = Self { scratch, names, nodes: BTreeMap::new(), wires, more };
+        let mut cluster = Self { scratch, names, nodes: BTreeMap::new(), wires, more, own: BTreeMap::new() };
         for name in nodes {
             cluster.start(name);
         }
@@ -120,6 +133,7 @@ impl Cluster {
             let relay = self.wires.get(peer).map(|(_, relay)| format!("={}", relay.address)).unwrap_or_default();
             command.arg("--peer").arg(format!("{peer}{relay}"));
         }
+        command.args(self.own.get(name).into_iter().flatten());
         if let Some((listen, _)) = self.wires.get(name) {
             command.args(["--listen", listen]);
         }

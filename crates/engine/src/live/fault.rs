@@ -152,12 +152,12 @@ impl WriteWatch {
         Ok(watch)
     }
 
-    /// The ranges of bytes that were written since the last call, in whole pages of the system; protects them
-    /// again. The first call gives everything that was ever touched.
-    pub(crate) fn scan(&self, index: usize) -> io::Result<Vec<Range<u64>>> {
-        let mapping = &self.mappings[index];
-        let base = mapping.base().addr() as u64;
-        let end = base + (mapping.size() as u64).next_multiple_of(self.system_page);
+    /// The ranges of bytes of the first `size` that were written since the last call, in whole pages of the system;
+    /// protects them again. The first call gives everything that was ever touched. Whoever calls looks at the size once: what
+    /// is listed here is listed once, and what the memory grew by meanwhile is left for the next call.
+    pub(crate) fn scan(&self, index: usize, size: u64) -> io::Result<Vec<Range<u64>>> {
+        let base = self.mappings[index].base().addr() as u64;
+        let end = base + size.next_multiple_of(self.system_page);
         let mut regions = vec![Region::default(); REGIONS];
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut at = base;

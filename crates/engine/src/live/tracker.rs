@@ -117,9 +117,9 @@ impl Tracker {
             Kind::Watched { watch, mappings } => {
                 let mut all = Vec::with_capacity(mappings.len());
                 for (index, mapping) in mappings.iter().enumerate() {
-                    let total = page_count(mapping.size() as u64);
-                    let page = PAGE_SIZE as u64;
-                    let written = watch.scan(index).map_err(Error::Track)?;
+                    let size = mapping.size() as u64;
+                    let (total, page) = (page_count(size), PAGE_SIZE as u64);
+                    let written = watch.scan(index, size).map_err(Error::Track)?;
                     let mut ranges: Vec<Range<u64>> =
                         written.iter().map(|range| range.start / page..(range.end / page).min(total)).collect();
                     if first {
