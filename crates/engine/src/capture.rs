@@ -1,6 +1,7 @@
 //! From a stopped instance to plain data.
 
 use core::ops::Range;
+use std::collections::HashMap;
 
 use dunlin_base::{PAGE_SIZE, Value, ValueType, is_zero, page_count};
 use dunlin_instrument::{ControlLayout, Map, Phase, Safepoint};
@@ -55,7 +56,32 @@ pub(crate) fn read(
         state.exceptions.push(exception.map_err(|source| Error::Value { place: format!("exception {next}"), source })?);
         next += 1;
     }
+    number_exceptions(&mut state);
     Ok(state)
+}
+
+/// Numbers exceptions in the order in which they appear. The machine numbers them as it meets them, in tables that hold
+/// what frames save in the order of saving, and beside it what was saved before.
+fn number_exceptions(state: &mut State) {
+    let found = core::mem::take(&mut state.exceptions);
+    let mut order: Vec<u32> = Vec::new();
+    let mut numbers = HashMap::new();
+    let mut visit = |value: &mut Value, order: &mut Vec<u32>| {
+        if let Value::ExnRef(Some(number)) = value {
+            *number = *numbers.entry(*number).or_insert_with(|| {
+                order.push(*number);
+                order.len() as u32 - 1
+            });
+        }
+    };
+    let frames = state.frames.iter_mut().flat_map(|frame| &mut frame.values);
+    let tables = state.tables.iter_mut().flat_map(|table| &mut table.elements);
+    frames.chain(&mut state.globals).chain(tables).for_each(|value| visit(value, &mut order));
+    while let Some(number) = order.get(state.exceptions.len()) {
+        let mut exception = found[*number as usize].clone();
+        exception.values.iter_mut().for_each(|value| visit(value, &mut order));
+        state.exceptions.push(exception);
+    }
 }
 
 /// The function of the outermost frame of a saved stack.

@@ -1,4 +1,4 @@
-//! What both code generators write with: a code buffer with branch hints, temporary locals, and the save path.
+//! What both code generators write with: a code buffer with branch hints, temporary locals, accesses to records.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,8 +7,8 @@ use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
 use wasmparser::Operator;
 
 use crate::Poll;
-use crate::body::{Body, Op};
-use crate::map::{ControlLayout, ControlState, Slot};
+use crate::body::Op;
+use crate::map::{ControlLayout, Slot};
 use crate::plan::Point;
 use crate::sections::Additions;
 use crate::ty::{Heap, Ty};
@@ -101,11 +101,14 @@ pub(crate) struct Helpers {
     pub(crate) top: u32,
     /// Safepoint being saved.
     pub(crate) safepoint: u32,
+    /// Bytes of its values.
+    pub(crate) size: u32,
 }
 
 impl Helpers {
     pub(crate) fn new(temps: &mut Temps) -> Self {
-        Self { top: temps.local(Bank::Helper, 0, Ty::I32), safepoint: temps.local(Bank::Helper, 1, Ty::I32) }
+        let mut local = |number| temps.local(Bank::Helper, number, Ty::I32);
+        Self { top: local(0), safepoint: local(1), size: local(2) }
     }
 }
 
@@ -133,88 +136,6 @@ pub(crate) fn poll(code: &mut Code, additions: &Additions, kind: Poll) {
         }
         Poll::Count => code.push(Instruction::Call(additions.count_function.expect("counting modules have it"))),
     }
-}
-
-/// Saves the live values of a safepoint into a new record, without its trailer, and branches to the tail.
-pub(crate) fn save(
-    code: &mut Code,
-    additions: &mut Additions,
-    temps: &mut Temps,
-    helpers: Helpers,
-    (number, point): (u32, &Point),
-    tail: u32,
-) {
-    code.push(Instruction::I32Const(0));
-    code.push(Instruction::I32Load(control(additions, ControlLayout::TOP)));
-    code.push(Instruction::LocalSet(helpers.top));
-    let mut offset = 0;
-    let mut references = Vec::new();
-    for (slot, ty) in &point.live {
-        let local = source(temps, point, *slot, *ty);
-        if matches!(ty, Ty::Ref { .. }) {
-            references.push((offset, local, *ty));
-        } else {
-            code.push(Instruction::LocalGet(helpers.top));
-            code.push(Instruction::LocalGet(local));
-            code.push(store(*ty, control(additions, offset)));
-        }
-        offset += ty.value_type().size();
-    }
-    // References last: growing their table is a call, and by now nothing else is live across it.
-    for (at, local, ty) in references {
-        let table = additions.ref_table(ty);
-        code.push(Instruction::LocalGet(helpers.top));
-        code.push(Instruction::LocalGet(local));
-        code.push(Instruction::I32Const(1));
-        code.push(Instruction::TableGrow(table));
-        code.push(Instruction::I32Store(control(additions, at)));
-    }
-    code.push(Instruction::LocalGet(helpers.top));
-    code.push(Instruction::I32Const(offset as i32));
-    code.push(Instruction::I32Add);
-    code.push(Instruction::LocalSet(helpers.top));
-    code.push(Instruction::I32Const(number as i32));
-    code.push(Instruction::LocalSet(helpers.safepoint));
-    code.push(Instruction::Br(tail));
-}
-
-/// The end of a function that saves: writes the record's trailer, publishes it, and leaves dummies for the caller.
-///
-/// There is always room for one more record. A function without calls can only be the innermost frame, so the making of
-/// more is left to the others: a call would cost it the cheaper entry of a leaf. They end in a tail call of a function that
-/// does it all, which keeps them small and nothing alive.
-pub(crate) fn save_tail(code: &mut Code, additions: &mut Additions, helpers: Helpers, body: &Body<'_>) {
-    let results = &body.blocks[0].results;
-    if body.calls() {
-        code.push(Instruction::LocalGet(helpers.top));
-        code.push(Instruction::LocalGet(helpers.safepoint));
-        code.push(Instruction::ReturnCall(additions.commit_function(results)));
-        return;
-    }
-    end_record(code, additions, helpers);
-    for ty in results {
-        dummy(code, additions, *ty);
-    }
-}
-
-/// Writes the trailer of the record and makes it the last one.
-pub(crate) fn end_record(code: &mut Code, additions: &Additions, helpers: Helpers) {
-    code.push(Instruction::LocalGet(helpers.top));
-    code.push(Instruction::LocalGet(helpers.safepoint));
-    code.push(Instruction::I32Store(control(additions, 0)));
-    // The first frame to save finds state 0: it is at its safepoint. All others find 1: they are inside a call.
-    code.push(Instruction::LocalGet(helpers.top));
-    code.push(Instruction::I32Const(0));
-    code.push(Instruction::I32Load(control(additions, ControlLayout::STATE)));
-    code.push(Instruction::I32Store(control(additions, 4)));
-    code.push(Instruction::I32Const(0));
-    code.push(Instruction::I32Const(ControlState::Unwinding as i32));
-    code.push(Instruction::I32Store(control(additions, ControlLayout::STATE)));
-    code.push(Instruction::I32Const(0));
-    code.push(Instruction::LocalGet(helpers.top));
-    code.push(Instruction::I32Const(ControlLayout::TRAILER as i32));
-    code.push(Instruction::I32Add);
-    code.push(Instruction::I32Store(control(additions, ControlLayout::TOP)));
 }
 
 /// Notes in the control memory that a segment was dropped.
@@ -302,7 +223,7 @@ pub(crate) fn dummy(code: &mut Code, additions: &mut Additions, ty: Ty) {
     }
 }
 
-fn store(ty: Ty, at: MemArg) -> Instruction<'static> {
+pub(crate) fn store(ty: Ty, at: MemArg) -> Instruction<'static> {
     match ty {
         Ty::I32 | Ty::Ref { .. } => Instruction::I32Store(at),
         Ty::I64 => Instruction::I64Store(at),

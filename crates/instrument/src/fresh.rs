@@ -13,7 +13,8 @@ use crate::bulk::{Bulk, Step};
 use crate::emit::{self, Bank, Code, Helpers, Temps};
 use crate::map::SafepointKind;
 use crate::module::Module;
-use crate::plan::{FunctionPlan, Point};
+use crate::plan::FunctionPlan;
+use crate::save::{self, Saves};
 use crate::sections::Additions;
 use crate::ty::Ty;
 use crate::unroll::{self, Copied, Form};
@@ -28,6 +29,7 @@ pub(crate) fn function(
 ) -> Code {
     let mut temps = Temps::new(body.locals.len() as u32);
     let helpers = Helpers::new(&mut temps);
+    let saves = Saves::of(&plan.points, &mut temps);
     let mut fresh = Fresh {
         module,
         body,
@@ -36,6 +38,7 @@ pub(crate) fn function(
         additions,
         temps,
         helpers,
+        saves,
         code: Code::default(),
         stack: Vec::new(),
         depth: 0,
@@ -64,6 +67,7 @@ struct Fresh<'a, 'm> {
     additions: &'m mut Additions,
     temps: Temps,
     helpers: Helpers,
+    saves: Saves,
     code: Code,
     /// The operand stack: type, and whether the slot's temporary holds the same value.
     stack: Vec<(Ty, bool)>,
@@ -82,8 +86,10 @@ impl Fresh<'_, '_> {
         let results = self.body.blocks[0].results.clone();
         let saves = !self.plan.points.is_empty();
         if saves {
-            // tail: { body: { ...the original... } return } save tail
-            self.code.push(Instruction::Block(wasm_encoder::BlockType::Empty));
+            // tail: { segments: { body: { ...the original... } return } ... } save tail
+            for _ in 0..=self.saves.segments() {
+                self.code.push(Instruction::Block(wasm_encoder::BlockType::Empty));
+            }
             let ty = emit::block_type(self.additions, &results);
             self.code.push(Instruction::Block(ty));
         }
@@ -95,7 +101,14 @@ impl Fresh<'_, '_> {
         if saves {
             self.code.push(Instruction::Return);
             self.code.push(Instruction::End);
-            emit::save_tail(&mut self.code, self.additions, self.helpers, self.body);
+            for segment in 0..self.saves.segments() {
+                self.saves.segment(&mut self.code, self.additions, self.helpers, segment);
+                let next = self.label(self.saves.after_segment(segment));
+                // Labels before the next segment's are closed by then.
+                self.code.push(Instruction::Br(next - segment as u32 - 1));
+                self.code.push(Instruction::End);
+            }
+            save::tail(&mut self.code, self.additions, self.helpers, self.body);
             self.code.push(Instruction::End);
         }
     }
@@ -352,11 +365,16 @@ impl Fresh<'_, '_> {
     fn poll_and_save(&mut self, point: usize) {
         emit::poll(&mut self.code, self.additions, self.poll);
         self.code.push_unlikely(Instruction::If(wasm_encoder::BlockType::Empty));
-        // Labels from inside out: this `if`, the open blocks, the body, the tail.
-        let tail = self.depth + 2;
         let number = self.plan.first + point as u32;
-        let point: &Point = &self.plan.points[point];
-        emit::save(&mut self.code, self.additions, &mut self.temps, self.helpers, (number, point), tail);
+        self.saves.site(&mut self.code, self.additions, self.helpers, (point, number));
+        // Labels from inside out: this `if`, the open blocks, the body, the segments, the tail.
+        let next = self.depth + 2 + self.label(self.saves.after_site(point));
+        self.code.push(Instruction::Br(next));
         self.code.push(Instruction::End);
+    }
+
+    /// A segment of the save paths, or the tail, counted from the body outwards.
+    fn label(&self, segment: Option<usize>) -> u32 {
+        segment.unwrap_or(self.saves.segments()) as u32
     }
 }

@@ -13,6 +13,7 @@ mod module;
 mod plan;
 mod reach;
 mod resume;
+mod save;
 mod sections;
 mod ty;
 mod unroll;

@@ -7,7 +7,7 @@ use dunlin_base::{Digest, Hasher, Value, ValueType};
 
 /// The version of the pass. It is part of every map's digest: frames captured by one version are never
 /// decoded with the map of another.
-pub const PASS_VERSION: u32 = 2;
+pub const PASS_VERSION: u32 = 3;
 
 /// Everything an engine and a snapshot decoder must know about an instrumented module.
 #[derive(Debug, Clone, PartialEq, Eq)]

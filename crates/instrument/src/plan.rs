@@ -7,6 +7,7 @@ use crate::liveness::live_locals;
 use crate::map::{LiveValue, SafepointKind, Slot};
 use crate::module::Module;
 use crate::reach::{Reach, needs_poll};
+use crate::save;
 use crate::ty::Ty;
 use crate::unroll::{self, Form};
 use crate::{Blocker, Error};
@@ -129,7 +130,9 @@ fn points(module: &Module<'_>, body: &Body<'_>, reach: &Reach) -> Vec<Point> {
     }
     let ops: Vec<usize> = (0..kinds.len()).filter(|index| kinds[*index].is_some()).collect();
     let locals = live_locals(body, &ops);
-    ops.iter()
+    let mut counts = Vec::with_capacity(ops.len());
+    let mut points: Vec<Point> = ops
+        .iter()
         .zip(locals)
         .map(|(index, locals)| {
             let op = &body.ops[*index];
@@ -142,6 +145,7 @@ fn points(module: &Module<'_>, body: &Body<'_>, reach: &Reach) -> Vec<Point> {
                 _ => op.base as usize,
             };
             live.extend(stack[..below].iter().enumerate().map(|(height, ty)| (Slot::Operand(height as u32), *ty)));
+            counts.push(live.len());
             if kind.keeps_arguments() {
                 live.extend(body.pops(op).iter().enumerate().map(|(index, ty)| (Slot::Argument(index as u32), *ty)));
             }
@@ -150,5 +154,7 @@ fn points(module: &Module<'_>, body: &Body<'_>, reach: &Reach) -> Vec<Point> {
             }
             Point { op: *index, kind, base: op.base, live }
         })
-        .collect()
+        .collect();
+    save::order(&mut points, &counts);
+    points
 }

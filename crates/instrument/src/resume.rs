@@ -25,6 +25,7 @@ use crate::emit::{self, Bank, Code, Helpers, Temps, control};
 use crate::map::{ControlLayout, ControlState, SafepointKind};
 use crate::module::Module;
 use crate::plan::FunctionPlan;
+use crate::save::{self, Saves};
 use crate::sections::Additions;
 use crate::ty::Ty;
 
@@ -38,8 +39,9 @@ pub(crate) fn function(
 ) -> Code {
     let mut temps = Temps::new(body.locals.len() as u32);
     let helpers = Helpers::new(&mut temps);
-    let pending = temps.local(Bank::Helper, 2, Ty::I32);
-    let phase = temps.local(Bank::Helper, 3, Ty::I32);
+    let pending = temps.local(Bank::Helper, 3, Ty::I32);
+    let phase = temps.local(Bank::Helper, 4, Ty::I32);
+    let saves = Saves::of(&plan.points, &mut temps);
     let labels = region_labels(body, plan);
     let mut resume = Resume {
         module,
@@ -49,6 +51,7 @@ pub(crate) fn function(
         additions,
         temps,
         helpers,
+        saves,
         pending,
         phase,
         labels,
@@ -70,6 +73,8 @@ pub(crate) fn function(
 enum Label {
     /// The save tail at the function's end.
     Tail,
+    /// A piece of the save paths before it.
+    Segment(usize),
     /// The end of a `block` or `if`.
     End(u32),
     /// The `else` of an `if`.
@@ -152,6 +157,7 @@ struct Resume<'a, 'm> {
     additions: &'m mut Additions,
     temps: Temps,
     helpers: Helpers,
+    saves: Saves,
     /// Local: 0, or 1 + 2 * position of the safepoint to resume at + 1 if inside its call.
     pending: u32,
     /// Local: the phase of the record.
@@ -164,13 +170,22 @@ struct Resume<'a, 'm> {
 impl<'a> Resume<'a, '_> {
     fn function(&mut self) {
         self.open_block(Label::Tail);
+        for segment in (0..self.saves.segments()).rev() {
+            self.open_block(Label::Segment(segment));
+        }
         self.open_region(0);
         self.entry();
         for index in 0..self.body.ops.len() {
             self.op(index);
         }
+        for segment in 0..self.saves.segments() {
+            self.close(Label::Segment(segment));
+            self.saves.segment(&mut self.code, self.additions, self.helpers, segment);
+            let next = self.saves.after_segment(segment);
+            self.br(next.map_or(Label::Tail, Label::Segment));
+        }
         self.close(Label::Tail);
-        emit::save_tail(&mut self.code, self.additions, self.helpers, self.body);
+        save::tail(&mut self.code, self.additions, self.helpers, self.body);
         self.code.push(Instruction::End);
     }
 
@@ -744,10 +759,9 @@ impl<'a> Resume<'a, '_> {
         emit::poll(&mut self.code, self.additions, self.poll);
         self.code.push_unlikely(Instruction::If(wasm_encoder::BlockType::Empty));
         self.open.push(Label::Scratch);
-        let tail = self.depth(Label::Tail);
-        let plan = self.plan;
-        let number = plan.first + point as u32;
-        emit::save(&mut self.code, self.additions, &mut self.temps, self.helpers, (number, &plan.points[point]), tail);
+        let number = self.plan.first + point as u32;
+        self.saves.site(&mut self.code, self.additions, self.helpers, (point, number));
+        self.br(self.saves.after_site(point).map_or(Label::Tail, Label::Segment));
         self.close(Label::Scratch);
     }
 }

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use wasm_encoder::{Encode, Instruction, MemArg};
 
 use crate::bulk::Step;
-use crate::emit::{self, Code, Helpers, control};
+use crate::emit::{self, Code, control};
 use crate::map::{ControlLayout, ControlState, SafepointKind, exports};
 use crate::module::Module;
 use crate::plan::Plan;
+use crate::save;
 use crate::ty::{Heap, Ty};
 use crate::{Options, Poll, Variant};
 
@@ -459,7 +460,7 @@ fn commit_function(additions: &mut Additions, results: &[Ty]) -> Code {
     let largest = additions.control.largest_record;
     let memory = additions.control_memory;
     let mut code = Code { bytes: vec![0], hints: Vec::new() };
-    emit::end_record(&mut code, additions, Helpers { top: 0, safepoint: 1 });
+    save::end_record(&mut code, additions, (0, 1));
     for instruction in [
         Instruction::MemorySize(memory),
         Instruction::I32Const(16),
