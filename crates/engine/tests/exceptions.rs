@@ -7,7 +7,8 @@ use common::{engine, host};
 use dunlin_base::{Digest, Value, ValueType};
 use dunlin_engine::{Code, Error, Instance, Limits, Outcome, Tier, TrapKind};
 use dunlin_instrument::{
-    ControlLayout, FunctionInfo, GlobalInfo, Instrumented, LiveValue, Map, Safepoint, SafepointKind, Slot, TableInfo,
+    ControlLayout, FunctionInfo, GlobalInfo, Instrumented, KnownDigest, LiveValue, Map, Safepoint, SafepointKind, Slot,
+    TableInfo,
 };
 use dunlin_snapshot::Exception;
 
@@ -41,6 +42,7 @@ fn instrumented() -> Instrumented {
         start: None,
         control: ControlLayout { dropped_data: 16, dropped_elems: 16, frames: 16, largest_record: 12, pages: 1 },
         ref_tables: vec![ExnRef],
+        known_digest: KnownDigest::default(),
     };
     Instrumented { wasm: wat::parse_str(include_str!("modules/exceptions.wat")).unwrap(), map: map.into() }
 }

@@ -10,6 +10,9 @@ pub enum IdentityError {
     /// Not a private key.
     #[error("this is not a P-256 private key in PKCS #8: make one with a tool that writes that form (DER)")]
     PrivateKey(#[source] p256::pkcs8::Error),
+    /// A private key with which nothing can be signed.
+    #[error("nothing can be signed with this private key: {0}")]
+    Pair(String),
     /// A private key that cannot be written.
     #[error("the private key cannot be written as PKCS #8")]
     Write(#[source] p256::pkcs8::Error),

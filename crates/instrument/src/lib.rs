@@ -19,8 +19,8 @@ mod ty;
 mod unroll;
 
 pub use map::{
-    ControlLayout, ControlState, FunctionInfo, GlobalInfo, LiveValue, Map, MemoryInfo, PASS_VERSION, Phase, Safepoint,
-    SafepointKind, Slot, TableInfo, exports,
+    ControlLayout, ControlState, FunctionInfo, GlobalInfo, KnownDigest, LiveValue, Map, MemoryInfo, PASS_VERSION,
+    Phase, Safepoint, SafepointKind, Slot, TableInfo, exports,
 };
 
 pub use ty::value_type;
@@ -202,5 +202,6 @@ fn map(module: &module::Module<'_>, plan: &plan::Plan, additions: &sections::Add
         start: module.start,
         control: additions.control,
         ref_tables: types(&additions.ref_tables),
+        known_digest: KnownDigest::default(),
     }
 }

@@ -3,6 +3,8 @@
 //! The map is derived from the original module alone; every variant of the instrumented module (fresh or
 //! resumable, flag or counter) shares it, so a snapshot taken in one is understood by all.
 
+use std::sync::OnceLock;
+
 use dunlin_base::{Digest, Hasher, Value, ValueType};
 
 /// The version of the pass. It is part of every map's digest: frames captured by one version are never
@@ -38,7 +40,28 @@ pub struct Map {
     pub control: ControlLayout,
     /// For each type of reference that can be live at a safepoint, the private table that carries it.
     pub ref_tables: Vec<ValueType>,
+    /// Its own digest, once somebody has asked for it: no part of what it says. A map is not changed after that.
+    pub known_digest: KnownDigest,
 }
+
+/// A digest that takes a millisecond or more for a large module, and is asked for while a program stands.
+#[derive(Debug, Default)]
+pub struct KnownDigest(OnceLock<Digest>);
+
+impl Clone for KnownDigest {
+    /// Knows nothing: the copy may become another map.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for KnownDigest {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownDigest {}
 
 /// A function's type and the range of its safepoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,8 +304,12 @@ pub mod exports {
 }
 
 impl Map {
-    /// The digest of the map: equal if and only if frames mean the same.
+    /// The digest of the map: equal if and only if frames mean the same. Computed once.
     pub fn digest(&self) -> Digest {
+        *self.known_digest.0.get_or_init(|| self.compute_digest())
+    }
+
+    fn compute_digest(&self) -> Digest {
         let mut hasher = Hasher::default();
         hasher.update(b"dunlin map\0");
         hasher.update(&PASS_VERSION.to_le_bytes());

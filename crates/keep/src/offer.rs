@@ -205,6 +205,10 @@ impl Loaded {
             Err(error) => return Err(Failure::Module(crate::migrate::outgoing::text(&error))),
         };
         let (code, unstored) = code.map_err(|error| Failure::Module(crate::migrate::outgoing::text(&error)))?;
+        if let Some(map) = code.map() {
+            // It is asked for again while the program stands, and known then.
+            let _known = map.digest();
+        }
         Ok(Self { wasm: wasm.into(), code, pinned, unstored })
     }
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "exported names")]
 
 use dunlin_base::Digest;
-use dunlin_instrument::Map;
+use dunlin_instrument::{KnownDigest, Map};
 use dunlin_snapshot::{Envelope, Limits, Stored, check, compare, encode_with};
 
 /// Runs every entrance of the crate over `length` bytes at `bytes` and returns a number that depends on all of them.
@@ -45,5 +45,6 @@ fn empty_map(module: Digest) -> Map {
             pages: 0,
         },
         ref_tables: Vec::new(),
+        known_digest: KnownDigest::default(),
     }
 }

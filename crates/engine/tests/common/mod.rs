@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use dunlin_base::{Digest, Value, ValueType};
 use dunlin_engine::{Code, Engine, Flow, Host, Instance, Limits, Settings, StopHandle, Tier};
 use dunlin_instrument::{
-    ControlLayout, FunctionInfo, GlobalInfo, Instrumented, LiveValue, Map, MemoryInfo, Safepoint, SafepointKind, Slot,
-    TableInfo,
+    ControlLayout, FunctionInfo, GlobalInfo, Instrumented, KnownDigest, LiveValue, Map, MemoryInfo, Safepoint,
+    SafepointKind, Slot, TableInfo,
 };
 
 pub const COUNTER: &str = include_str!("../modules/counter.wat");
@@ -136,6 +136,7 @@ pub fn counter() -> Instrumented {
         start: Some(7),
         control: ControlLayout { dropped_data: 16, dropped_elems: 18, frames: 27, largest_record: 40, pages: 1 },
         ref_tables: vec![FuncRef],
+        known_digest: KnownDigest::default(),
     };
     Instrumented { wasm: wat::parse_str(COUNTER).unwrap(), map: map.into() }
 }

@@ -7,8 +7,8 @@ use std::io;
 
 use dunlin_base::{Digest, Hasher, PAGE_SIZE, Value, ValueType};
 use dunlin_instrument::{
-    ControlLayout, FunctionInfo, GlobalInfo, LiveValue, Map, MemoryInfo, PASS_VERSION, Phase, Safepoint, SafepointKind,
-    Slot, TableInfo,
+    ControlLayout, FunctionInfo, GlobalInfo, KnownDigest, LiveValue, Map, MemoryInfo, PASS_VERSION, Phase, Safepoint,
+    SafepointKind, Slot, TableInfo,
 };
 use dunlin_snapshot::{
     Compressor, Entry, Envelope, Exception, Extra, Features, Frame, HEADER_SIZE, HostSection, Limits, Memory, Module,
@@ -74,6 +74,7 @@ pub(crate) fn map() -> Map {
         start: None,
         control: ControlLayout { dropped_data: 16, dropped_elems: 21, frames: 24, largest_record: 64, pages: 1 },
         ref_tables: vec![FuncRef, ExternRef, ExnRef, TypedFuncRef(0)],
+        known_digest: KnownDigest::default(),
     }
 }
 
