@@ -2,7 +2,9 @@
 #![allow(unsafe_code, reason = "one function takes machine code that was compiled before")]
 
 use core::fmt;
+use std::io;
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use dunlin_instrument::{Instrumented, Map, exports};
 
@@ -88,6 +90,14 @@ impl Engine {
     /// [`Error::Thread`] if no such thread can be started.
     pub fn on_stack<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Result<R, Error> {
         crate::stack::on_stack(self.0.settings.wasm_stack, f)
+    }
+
+    /// Starts a thread with stack enough for this engine's programs: as [`Engine::on_stack`], without a caller that waits.
+    ///
+    /// # Errors
+    /// If the system starts none.
+    pub fn spawn(&self, name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+        crate::stack::spawn(self.0.settings.wasm_stack, name, f)
     }
 
     fn plain(&self) -> Result<&Backend, Error> {

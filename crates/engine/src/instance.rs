@@ -263,9 +263,15 @@ impl Instance {
         }
         self.machine.set_host(host);
         let drops = info.exported_functions.contains_key(exports::DROP);
-        let engine = self.code.engine().clone();
+        let wasm_stack = self.code.engine().settings().wasm_stack;
         let machine = &mut *self.machine;
-        stack::occupy(engine.settings().wasm_stack, || restore::write(machine, &map, info, state, drops, true))??;
+        let mut write = || restore::write(machine, &map, info, state, drops, true);
+        // Code only runs where segments are dropped, and a thread for it takes time while nobody runs.
+        if drops {
+            stack::occupy(wasm_stack, write)??;
+        } else {
+            write()?;
+        }
         let outermost = state.frames.first().and_then(|frame| map.safepoint(frame.safepoint));
         self.condition = Condition::Restored(outermost.map_or(0, |safepoint| safepoint.function));
         self.entry.clone_from(&state.entry);

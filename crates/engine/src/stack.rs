@@ -1,8 +1,9 @@
 //! The native stack that programs run on.
 
 use core::cell::Cell;
+use std::io;
 use std::panic;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::error::Error;
 
@@ -33,6 +34,15 @@ pub fn on_stack<R: Send>(wasm_stack: usize, f: impl FnOnce() -> R + Send) -> Res
             })
             .map_err(Error::Thread)?;
         thread.join().map_or_else(|payload| panic::resume_unwind(payload), Ok)
+    })
+}
+
+/// Starts a thread that needs no further ones to run instances.
+pub(crate) fn spawn(wasm_stack: usize, name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(wasm_stack.saturating_add(HOST_STACK));
+    thread.spawn(move || {
+        ROOM.set(wasm_stack);
+        f();
     })
 }
 

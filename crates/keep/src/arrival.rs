@@ -17,7 +17,7 @@ use crate::carrier::LinkCarrier;
 use crate::error::Failure;
 use crate::keys::Keys;
 use crate::migrate::outgoing::text;
-use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging};
+use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging, Track};
 use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given, Loaded, limits};
 use crate::orders::Desk;
@@ -87,6 +87,7 @@ impl Arrival {
             loaded: None,
             decoded: None,
             restored: None,
+            track: None,
             lazy: 0,
             service: None,
         };
@@ -144,6 +145,8 @@ struct Lodger {
     /// The state besides memory, which is asked for twice while the program stands.
     decoded: Option<(dunlin_snapshot::State, VolumeKeys)>,
     restored: Option<Instance>,
+    /// The thread on which it will run.
+    track: Option<Track>,
     /// Pages that come after the switch.
     lazy: u64,
     service: Option<Arc<Service>>,
@@ -218,6 +221,7 @@ impl Lodging for Lodger {
         let world = World::new(WorldConfig::new()).map_err(|error| text(&error))?;
         let prepared = Prepared::new(&loaded.code, Box::new(world), limits(&self.spec));
         let prepared = prepared.map_err(|error| text(&error))?;
+        self.track = Some(Track::new(loaded.code.engine()).map_err(|error| text(&error))?);
         self.loaded = Some(loaded);
         Ok(prepared)
     }
@@ -255,6 +259,7 @@ impl Lodging for Lodger {
             around: self.around.clone(),
             keys: self.keys.clone(),
             volume: self.given.volume(),
+            track: self.track.take(),
         };
         let service = Service::launch(parts, instance, true, *record).map_err(|failure| failure.text())?;
         let service = Arc::new(service);

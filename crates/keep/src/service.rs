@@ -19,7 +19,7 @@ use crate::error::Failure;
 use crate::keys::Keys;
 use crate::migrate::outgoing::{Outgoing, text};
 use crate::migrate::stage::{Order, Stager};
-use crate::migrate::{Resident, Runner, Shelf};
+use crate::migrate::{Resident, Runner, Shelf, Track};
 use crate::offer::{Around, Given, Loaded, Volume, limits};
 use crate::office::{Applied, Office};
 use crate::states::States;
@@ -70,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) around: Around,
     pub(crate) keys: Arc<Keys>,
     pub(crate) volume: Option<Arc<Volume>>,
+    /// The thread on which it is to run, where one was made before.
+    pub(crate) track: Option<Track>,
 }
 
 impl Service {
@@ -110,7 +112,7 @@ impl Service {
             }
         };
         states.clear_but(stored.as_deref());
-        let parts = Parts { spec, loaded, states, needs, around, keys, volume };
+        let parts = Parts { spec, loaded, states, needs, around, keys, volume, track: None };
         let service = Self::launch(parts, instance, stored.is_some(), record)?;
         service.loaded.unstored.store();
         Ok(service)
@@ -123,7 +125,7 @@ impl Service {
         restored: bool,
         record: Record,
     ) -> Result<Self, Failure> {
-        let Parts { spec, loaded, states, needs, around, keys, volume } = parts;
+        let Parts { spec, loaded, states, needs, around, keys, volume, track } = parts;
         keys.prepare(record.epoch, volume.clone());
         around.trusted.in_epoch(record.epoch);
         let inside = Arc::new(Inside::default());
@@ -136,9 +138,10 @@ impl Service {
             stop.on_request(Box::new(world.interrupter()));
         }
         let resident = Box::new(Tenant { inside: inside.clone(), volume: volume.clone() });
-        let runner = Runner::start(instance, entries, restored, resident).map_err(|error| match error {
+        let track = track.map_or_else(|| Track::new(instance.code().engine()), Ok).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
         })?;
+        let runner = Runner::on(track, instance, entries, restored, resident);
         if let Some(percent) = spec.limits.cpu_percent {
             runner.limit(percent);
         }

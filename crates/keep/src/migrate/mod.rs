@@ -29,7 +29,7 @@ use dunlin_handover::{LedgerAnswer, LedgerCall, Time};
 
 pub use destination::{Destination, DestinationHandle, DestinationReport, DestinationRun, IsFresh, Lodging, Parts};
 pub use link::Stream;
-pub use program::{Resident, Runner};
+pub use program::{Resident, Runner, Track};
 pub use shelf::Shelf;
 pub use source::{Program, Source, SourceHandle, SourceReport, SourceRun, Stopped};
 pub use stage::{Contents, Missing, StageError, Staged, load, read};

@@ -2,11 +2,11 @@
 
 use core::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dunlin_engine::{Entry, Instance, Outcome, StopHandle};
+use dunlin_engine::{Engine, Entry, Instance, Outcome, StopHandle};
 
 use super::Error;
 use super::source::{Program, Stopped};
@@ -75,12 +75,45 @@ impl Shared {
     }
 }
 
+/// What a track takes: an instance, and how to run it.
+type Load = Box<dyn FnOnce() + Send>;
+
+/// A thread that waits for an instance to run: made while nobody waits for it.
+pub struct Track {
+    loads: Sender<Load>,
+    thread: JoinHandle<()>,
+}
+
+impl Track {
+    /// A thread for instances of this engine. It ends if none comes.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub fn new(engine: &Engine) -> Result<Self, Error> {
+        let (loads, loaded) = channel::<Load>();
+        let thread = engine.spawn("dunlin-runner", move || {
+            if let Ok(load) = loaded.recv() {
+                load();
+            }
+        });
+        Ok(Self { loads, thread: thread.map_err(Error::Thread)? })
+    }
+}
+
+impl fmt::Debug for Track {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Track").finish_non_exhaustive()
+    }
+}
+
 /// Runs an instance. Its code is of the resumable variant, so that it can stay where it is.
 pub struct Runner {
     shared: Arc<Shared>,
     stop: StopHandle,
     orders: Sender<Order>,
     thread: Option<JoinHandle<()>>,
+    /// Started when the program is slowed down for the first time.
+    throttle: Once,
 }
 
 impl Runner {
@@ -94,27 +127,35 @@ impl Runner {
         restored: bool,
         resident: Box<dyn Resident>,
     ) -> Result<Self, Error> {
+        let track = Track::new(instance.code().engine())?;
+        Ok(Self::on(track, instance, entries, restored, resident))
+    }
+
+    /// The same on a thread that waits for it.
+    pub fn on(
+        track: Track,
+        instance: Instance,
+        entries: Vec<Entry>,
+        restored: bool,
+        resident: Box<dyn Resident>,
+    ) -> Self {
         let shared = Arc::new(Shared { wish: Mutex::default(), changed: Condvar::new() });
         let stop = instance.stop_handle();
         let (orders, taken) = channel();
         let for_program = shared.clone();
-        let thread = thread::Builder::new()
-            .name("dunlin-runner".to_owned())
-            .spawn(move || {
-                let engine = instance.code().engine().clone();
-                let shared = for_program.clone();
-                // Once, not anew for every time that the program goes on.
-                let follow = move || follow(instance, &entries, restored, resident, &for_program, &taken);
-                if let Err(error) = engine.on_stack(follow) {
-                    shared.wish().ended = Some(Err(super::outgoing::text(&error)));
-                    shared.changed.notify_all();
-                }
-            })
-            .map_err(Error::Thread)?;
-        let (for_throttle, kick) = (shared.clone(), stop.clone());
-        let kicker = thread::Builder::new().name("dunlin-throttle".to_owned());
-        kicker.spawn(move || throttle(&for_throttle, &kick)).map_err(Error::Thread)?;
-        Ok(Self { shared, stop, orders, thread: Some(thread) })
+        let load = move || follow(instance, &entries, restored, resident, &for_program, &taken);
+        // It waits for nothing else.
+        let _waits = track.loads.send(Box::new(load));
+        Self { shared, stop, orders, thread: Some(track.thread), throttle: Once::new() }
+    }
+
+    /// Has a thread that slows the program down. Without one it runs as fast as ever.
+    fn has_throttle(&self) {
+        self.throttle.call_once(|| {
+            let (shared, kick) = (self.shared.clone(), self.stop.clone());
+            let throttling = thread::Builder::new().name("dunlin-throttle".to_owned());
+            let _none = throttling.spawn(move || throttle(&shared, &kick));
+        });
     }
 
     /// Waits until the program has ended by itself, or the service has left.
@@ -145,6 +186,7 @@ impl Runner {
 
     /// Never gives the program more than this part of one processor.
     pub fn limit(&self, percent: u8) {
+        self.has_throttle();
         self.shared.wish().withheld = 100 - percent.clamp(1, 100);
         self.shared.changed.notify_all();
     }
@@ -177,6 +219,9 @@ impl Runner {
 
     /// Slows the program down by this many percent; 0 lets it run as far as its limit.
     pub fn slow(&self, percent: u8) {
+        if percent > 0 {
+            self.has_throttle();
+        }
         self.shared.wish().throttle = percent.min(99);
         self.shared.changed.notify_all();
     }

@@ -18,7 +18,7 @@ use dunlin_handover::{Entropy, Keys, MigrationId, ServiceId, destination, source
 use dunlin_host::{Config, Input, Output, World};
 use dunlin_identity::PrivateKey;
 use dunlin_instrument::{Options as PassOptions, PASS_VERSION, Poll, Variant};
-use dunlin_keep::migrate::{Destination, IsFresh, Lodging, Progress, Resident, Runner, Source};
+use dunlin_keep::migrate::{Destination, IsFresh, Lodging, Progress, Resident, Runner, Source, Track};
 use dunlin_snapshot::{Envelope, Snapshot};
 
 use super::channel::{End, Security};
@@ -221,6 +221,7 @@ impl Place {
             config: self.config(),
             decoded: None,
             instance: None,
+            track: None,
             runner: None,
             first_call: Arc::default(),
             let_run: None,
@@ -344,6 +345,7 @@ struct Room {
     config: Config,
     decoded: Option<dunlin_snapshot::State>,
     instance: Option<Instance>,
+    track: Option<Track>,
     runner: Option<Runner>,
     first_call: Arc<OnceLock<Instant>>,
     let_run: Option<Instant>,
@@ -366,6 +368,7 @@ impl Lodging for Room {
     fn prepare(&mut self, _: &Digest, _: Option<Vec<u8>>) -> Result<Prepared, String> {
         let world = World::new(self.config.clone()).map_err(|error| error.to_string())?;
         let host = Box::new(Watched { world, first_call: None });
+        self.track = Some(Track::new(self.code.engine()).map_err(|error| error.to_string())?);
         Prepared::new(&self.code, host, Limits::default()).map_err(|error| error.to_string())
     }
 
@@ -390,8 +393,8 @@ impl Lodging for Room {
         self.let_run = Some(Instant::now());
         let instance = self.instance.take().ok_or("nothing was restored")?;
         let resident = Box::new(Here { version: record.version, socket: self.socket.clone() });
-        let runner = Runner::start(instance, Entry::command(), true, resident);
-        self.runner = Some(runner.map_err(|error| error.to_string())?);
+        let track = self.track.take().ok_or("nothing was prepared")?;
+        self.runner = Some(Runner::on(track, instance, Entry::command(), true, resident));
         Ok(())
     }
 
