@@ -91,7 +91,7 @@ impl Instance {
         let engine = code.engine();
         let machine = &mut *instance.machine;
         let info = &code.compiled().info;
-        stack::occupy(engine.settings().wasm_stack, || restore::write(machine, map, info, state, drops, false))??;
+        stack::occupy(engine.settings().wasm_stack, || restore::write(machine, map, info, state, drops, None))??;
         let outermost = state.frames.first().and_then(|frame| map.safepoint(frame.safepoint));
         instance.condition = Condition::Restored(outermost.map_or(0, |safepoint| safepoint.function));
         instance.entry.clone_from(&state.entry);
@@ -251,8 +251,15 @@ impl Instance {
         &mut *self.machine
     }
 
-    /// Takes everything of `state` but the contents of memories, which are in place, and another host.
-    pub(crate) fn finish(&mut self, state: &State, host: Box<dyn Host>, limits: &Limits) -> Result<(), Error> {
+    /// Takes everything of `state` but the contents of memories, which are in place, and another host. `tables` is what is in
+    /// the tables.
+    pub(crate) fn finish(
+        &mut self,
+        state: &State,
+        host: Box<dyn Host>,
+        limits: &Limits,
+        tables: &[Vec<Value>],
+    ) -> Result<(), Error> {
         self.expect_idle()?;
         let map = self.map()?.clone();
         let info = &self.code.compiled().info;
@@ -265,9 +272,9 @@ impl Instance {
         let drops = info.exported_functions.contains_key(exports::DROP);
         let wasm_stack = self.code.engine().settings().wasm_stack;
         let machine = &mut *self.machine;
-        let mut write = || restore::write(machine, &map, info, state, drops, true);
+        let mut write = || restore::write(machine, &map, info, state, drops, Some(tables));
         // Code only runs where segments are dropped, and a thread for it takes time while nobody runs.
-        if drops {
+        if drops && !(state.dropped_data.is_empty() && state.dropped_elems.is_empty()) {
             stack::occupy(wasm_stack, write)??;
         } else {
             write()?;
@@ -293,12 +300,15 @@ impl Instance {
     /// # Errors
     /// As [`Instance::observe`].
     pub fn prepare_capture(&mut self) -> Result<(), Error> {
-        let map = self.map()?.clone();
-        for index in 0..map.tables.len() as u32 {
-            capture::table(&mut *self.machine, index)?;
-        }
+        self.tables().map(drop)
+    }
+
+    /// What is in the program's tables.
+    pub(crate) fn tables(&mut self) -> Result<Vec<Vec<Value>>, Error> {
+        let count = self.map()?.tables.len() as u32;
+        let tables = (0..count).map(|index| capture::table(&mut *self.machine, index)).collect();
         self.machine.forget_exceptions();
-        Ok(())
+        tables
     }
 
     /// Safepoints until the program stops by itself; `None` if its module does not count.

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use dunlin_base::PAGE_SIZE;
+use dunlin_base::{PAGE_SIZE, Value};
 use dunlin_snapshot::State;
 
 use crate::engine::Code;
@@ -21,6 +21,8 @@ use crate::validate::StateError;
 pub struct Prepared {
     instance: Instance,
     limits: Limits,
+    /// What is in its tables.
+    tables: Vec<Vec<Value>>,
 }
 
 impl Prepared {
@@ -41,7 +43,8 @@ impl Prepared {
                 instance.machine_mut().memory_mut(index as u32).fill(0);
             }
         }
-        Ok(Self { instance, limits })
+        let tables = instance.tables()?;
+        Ok(Self { instance, limits, tables })
     }
 
     /// How many memories there are.
@@ -132,7 +135,7 @@ impl Prepared {
     /// # Errors
     /// As [`Instance::restore`], and [`Error::State`] if a memory was already made larger than `rest` says.
     pub fn finish(self, rest: &State, host: Box<dyn Host>) -> Result<Instance, Error> {
-        let Self { mut instance, limits } = self;
+        let Self { mut instance, limits, tables } = self;
         for (index, memory) in rest.memories.iter().enumerate().take(instance.memories()) {
             let size = instance.machine().memory(index as u32).len() as u64;
             if memory.size < size {
@@ -142,7 +145,7 @@ impl Prepared {
                 );
             }
         }
-        instance.finish(rest, host, &limits)?;
+        instance.finish(rest, host, &limits, &tables)?;
         Ok(instance)
     }
 

@@ -11,6 +11,7 @@ use dunlin_handover::LedgerCall;
 use dunlin_handover::destination::{Action, Arrival, Config, Destination as Machine, Event, Outcome};
 use dunlin_handover::ledger::Record;
 use dunlin_handover::message::{Blocked, Guard, Offer, PageRequest};
+use dunlin_snapshot::MemoryTree;
 
 use super::incoming::{Arriving, Incoming, digest_of};
 use super::link::{Connection, Input, Stream, ledger};
@@ -199,6 +200,7 @@ impl DestinationRun {
             sizes: Vec::new(),
             incoming: None,
             arriving: None,
+            spent: Vec::new(),
             unstable: false,
             parts: Parts::default(),
         };
@@ -241,6 +243,8 @@ struct Driver<'a> {
     sizes: Vec<u64>,
     incoming: Option<Incoming>,
     arriving: Option<Arriving>,
+    /// Digests that are of no use any more.
+    spent: Vec<MemoryTree>,
     /// Pages came that may not be on stable storage yet.
     unstable: bool,
     parts: Parts,
@@ -466,6 +470,9 @@ impl Driver<'_> {
             let lazy = prepared.lazy(&missing, Box::new(on_fault)).map_err(|error| text(&error))?;
             let is_fresh = self.lodging.is_fresh();
             self.arriving = Some(Arriving { lazy, trees, is_fresh });
+        } else {
+            // To give so much memory back takes a while, for which nobody is to wait now.
+            self.spent = trees;
         }
         self.lodging.restore(prepared, &self.rest)?;
         self.parts.restore = start.elapsed();
