@@ -6,24 +6,31 @@
 
 #![no_main]
 
-use dunlin_keep_link::{Gate, OrderId, Packet};
+use dunlin_keep_link::{Gate, OrderId, Packet, Versions};
 use libfuzzer_sys::fuzz_target;
 
 fn read(bytes: &[u8], given: usize) {
-    if let Ok(order) = Packet::read_order(bytes, given, 1) {
+    if let Ok(order) = Packet::read_order(bytes, given, VERSION) {
         assert_eq!(order.descriptors(), given);
-        assert_eq!(Packet::order(1, &order).expect("it was read").bytes(), bytes, "{} has two encodings", order.name());
+        assert_eq!(
+            Packet::order(VERSION, &order).expect("it was read").bytes(),
+            bytes,
+            "{} has two encodings",
+            order.name()
+        );
         let mut gate = Gate::new();
         if gate.admit(&order).is_ok() {
             assert!(gate.admit(&order).is_err(), "an identity comes once");
             assert!(order.id() >= Some(OrderId(0)));
         }
     }
-    if let Ok(report) = Packet::read_report(bytes, given, Some(1)) {
-        let packet = Packet::report(1, &report).expect("it was read");
+    if let Ok(report) = Packet::read_report(bytes, given, Some(VERSION)) {
+        let packet = Packet::report(VERSION, &report).expect("it was read");
         assert_eq!(packet.bytes(), bytes, "{} has two encodings", report.name());
     }
 }
+
+const VERSION: u16 = Versions::SUPPORTED.newest;
 
 fuzz_target!(|data: &[u8]| {
     let Some((given, bytes)) = data.split_first() else { return };

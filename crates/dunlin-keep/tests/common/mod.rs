@@ -183,7 +183,7 @@ impl World {
     /// Gives a keep its stream to the broker.
     fn introduce(&self, call: BrokerCall, channel: &Channel) {
         let (near, far) = UnixStream::pair().unwrap();
-        let packet = Packet::order(1, &Order::Broker(call)).unwrap();
+        let packet = Packet::order(Versions::SUPPORTED.newest, &Order::Broker(call)).unwrap();
         let _gone = channel.send(&packet, &[near.as_fd()]);
         let broker = self.broker.clone();
         if !broker.away.load(Ordering::SeqCst) {
@@ -519,7 +519,7 @@ fn spawn_listener(
             match &report {
                 Report::Ledger(call) => {
                     let reply = LedgerReply { id: call.id, answer: world.answer(&call.query) };
-                    let packet = Packet::order(1, &Order::LedgerReply(reply)).unwrap();
+                    let packet = Packet::order(Versions::SUPPORTED.newest, &Order::LedgerReply(reply)).unwrap();
                     let _gone = channel.send(&packet, &[]);
                     continue;
                 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::orders::clock_us;
 use crate::failure::{Exit, Failure, Result};
 
 /// Between two questions.
@@ -34,12 +35,25 @@ struct Shared {
 /// What came back since the last look.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Heard {
-    /// Time of each answer since its question was due.
-    pub(super) latencies: Vec<Duration>,
+    /// When each question was due, by the clock of the machine in microseconds, and the time until its answer.
+    pub(super) waits: Vec<(u64, Duration)>,
     /// Answers that were not the next one.
     pub(super) wrong: u64,
     /// All answers since the start.
     pub(super) answered: u64,
+}
+
+impl Heard {
+    /// The longest wait.
+    pub(super) fn longest(&self) -> Duration {
+        self.waits.iter().map(|(_, wait)| *wait).max().unwrap_or_default()
+    }
+
+    /// The longest wait for an answer that was due, or came, between these moments.
+    pub(super) fn longest_between(&self, from_us: u64, to_us: u64) -> Duration {
+        let touches = |(due, wait): &&(u64, Duration)| *due <= to_us && due + wait.as_micros() as u64 >= from_us;
+        self.waits.iter().filter(touches).map(|(_, wait)| *wait).max().unwrap_or_default()
+    }
 }
 
 impl Client {
@@ -54,7 +68,7 @@ impl Client {
             return Err(Failure::new(Exit::Software, "the service does not say that it is ready"));
         }
         let shared = Arc::new(Shared::default());
-        let start = Instant::now();
+        let (start, began_us) = (Instant::now(), clock_us());
         let for_asker = shared.clone();
         let asker = thread::Builder::new().name("client".to_owned()).spawn(move || {
             for number in 0_u64.. {
@@ -73,7 +87,7 @@ impl Client {
             }
         });
         let for_listener = shared.clone();
-        let listener = thread::Builder::new().spawn(move || for_listener.listen(&mut reading, start));
+        let listener = thread::Builder::new().spawn(move || for_listener.listen(&mut reading, (start, began_us)));
         let (asker, listener) = (Some(asker.map_err(broken())?), Some(listener.map_err(broken())?));
         Ok(Self { shared, socket, asker, listener })
     }
@@ -107,7 +121,7 @@ impl Client {
 
 impl Shared {
     /// Takes answers until the service ends, and returns its last words.
-    fn listen(&self, socket: &mut UnixStream, start: Instant) -> String {
+    fn listen(&self, socket: &mut UnixStream, (start, began_us): (Instant, u64)) -> String {
         /// Number of the question, and number of answers before.
         const ANSWER: usize = 16;
         let mut bytes = Vec::new();
@@ -133,7 +147,7 @@ impl Shared {
                 let (number, before) = (word(0), word(8));
                 heard.wrong += u64::from(number != next || before != next);
                 let due = INTERVAL.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-                heard.latencies.push(now.saturating_sub(due));
+                heard.waits.push((began_us + due.as_micros() as u64, now.saturating_sub(due)));
                 heard.answered += 1;
                 (next, used) = (next + 1, used + ANSWER);
             }
@@ -146,6 +160,17 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_found_by_the_moments_that_they_touch() {
+        let wait = |due, micros| (due, Duration::from_micros(micros));
+        let heard =
+            Heard { waits: vec![wait(0, 900), wait(500, 10), wait(1000, 300), wait(1500, 40)], ..Heard::default() };
+        assert_eq!(heard.longest(), Duration::from_micros(900));
+        assert_eq!(heard.longest_between(1100, 1200), Duration::from_micros(300));
+        assert_eq!(heard.longest_between(1400, 1600), Duration::from_micros(40));
+        assert_eq!(heard.longest_between(2000, 3000), Duration::ZERO);
+    }
 
     /// A service that answers, and loses one question.
     #[test]
@@ -169,7 +194,7 @@ mod tests {
         thread::sleep(Duration::from_millis(50));
         let heard = client.take();
         assert!(heard.wrong > 0 && heard.answered > 6, "{heard:?}");
-        assert_eq!(heard.latencies.len() as u64, heard.answered);
+        assert_eq!(heard.waits.len() as u64, heard.answered);
         drop(heard);
         client.shared.over.store(true, Ordering::SeqCst);
         let (asked, answered, _) = client.end();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
+use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +122,12 @@ pub(super) struct Used {
     pub(super) peak_bytes: u64,
 }
 
+/// Now, by the clock that all processes of a machine share, in microseconds.
+pub(super) fn clock_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64).saturating_mul(1_000_000).saturating_add(now.tv_nsec as u64 / 1000)
+}
+
 /// What a destination measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Arrived {
@@ -132,6 +139,8 @@ pub(super) struct Arrived {
     pub(super) run_ms: f64,
     /// From the ledger's word to the program's first call of its host.
     pub(super) first_call_ms: Option<f64>,
+    /// When the program was let run, by the clock that all processes of a machine share.
+    pub(super) ran_at_us: u64,
     pub(super) used: Used,
 }
 

@@ -23,7 +23,7 @@ use dunlin_snapshot::{Envelope, Snapshot};
 
 use super::channel::{End, Security};
 use super::names::{Asking, checker, fresh, policy};
-use super::orders::{Answer, Arrived, How, Left, Order, Setting, Used, hear, say};
+use super::orders::{Answer, Arrived, How, Left, Order, Setting, Used, clock_us, hear, say};
 use crate::failure::{Exit, Failure, Result};
 use crate::module::Module;
 use crate::text::milliseconds;
@@ -225,6 +225,7 @@ impl Place {
             runner: None,
             first_call: Arc::default(),
             let_run: None,
+            ran_at_us: 0,
         };
         let report = run.run(&mut room, session.stream, way).map_err(thread())?;
         let mut arrived = Arrived {
@@ -234,6 +235,7 @@ impl Place {
             staging_ms: milliseconds(report.parts.staging),
             run_ms: milliseconds(report.parts.run),
             first_call_ms: None,
+            ran_at_us: room.ran_at_us,
             used: meter.end(),
         };
         if let (Some(runner), Some(since)) = (room.runner, room.let_run) {
@@ -349,6 +351,7 @@ struct Room {
     runner: Option<Runner>,
     first_call: Arc<OnceLock<Instant>>,
     let_run: Option<Instant>,
+    ran_at_us: u64,
 }
 
 impl Room {
@@ -395,6 +398,7 @@ impl Lodging for Room {
         let resident = Box::new(Here { version: record.version, socket: self.socket.clone() });
         let track = self.track.take().ok_or("nothing was prepared")?;
         self.runner = Some(Runner::on(track, instance, Entry::command(), true, resident));
+        self.ran_at_us = clock_us();
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Row {
     tracking: String,
     /// The pause as the source measured it.
     downtime: Spread,
+    /// The longest wait of the client for an answer that the pause held up.
+    client_in_pause: Spread,
     /// The longest wait of the client during a move.
     client: Spread,
     /// The longest wait of the client while nothing moved.
@@ -111,11 +113,18 @@ struct Parts {
 struct Sample {
     left: Left,
     arrived: Arrived,
+    in_pause_ms: f64,
     longest_ms: f64,
 }
 
 fn longest(heard: &Heard) -> f64 {
-    heard.latencies.iter().max().map_or(0.0, |longest| milliseconds(*longest))
+    milliseconds(heard.longest())
+}
+
+/// The client's longest wait that has to do with the pause: as the source measured it, until the program ran.
+fn in_pause(Move { left, arrived, heard }: &Move) -> f64 {
+    let end = arrived.ran_at_us;
+    milliseconds(heard.longest_between(end.saturating_sub((left.downtime_ms * 1e3) as u64), end))
 }
 
 impl Row {
@@ -130,6 +139,7 @@ impl Row {
             failed: Vec::new(),
             tracking: String::new(),
             downtime: none,
+            client_in_pause: none,
             client: none,
             client_at_rest_ms: longest(rest),
             parts: Parts::default(),
@@ -160,14 +170,19 @@ impl Row {
     }
 
     pub(super) fn add(&mut self, one: &Move) {
-        let Move { left, arrived, heard } = one;
+        let (Move { left, arrived, heard }, in_pause_ms) = (one, in_pause(one));
         self.wrong += heard.wrong;
         if !left.moved {
             self.failed.push(left.outcome.clone());
             return;
         }
         self.moved += 1;
-        self.samples.push(Sample { left: left.clone(), arrived: arrived.clone(), longest_ms: longest(heard) });
+        self.samples.push(Sample {
+            left: left.clone(),
+            arrived: arrived.clone(),
+            in_pause_ms,
+            longest_ms: longest(heard),
+        });
     }
 
     /// Takes what the client counted in the end, and sums up.
@@ -196,6 +211,7 @@ impl Row {
             s.left.transferred as f64 / 1e6 / seconds.max(1e-9)
         });
         let (downtime, client) = (all(&|s| s.left.downtime_ms).spread(), all(&|s| s.longest_ms).spread());
+        self.client_in_pause = all(&|s| s.in_pause_ms).spread();
         let total_time = all(&|s| s.left.total_time_ms).spread();
         let numbers = [
             median(&|s| s.left.setup_time_ms),
@@ -345,8 +361,24 @@ impl Report {
 
     fn rows_text(&self) -> String {
         let mut table = Table::new(&[
-            "memory", ">pages/s", "mode", "link", ">moved", ">pause", ">p99", ">client", ">p99", ">at rest", ">total",
-            ">sent", ">rounds", ">MB/s", ">CPU", ">peak",
+            "memory",
+            ">pages/s",
+            "mode",
+            "link",
+            ">moved",
+            ">pause",
+            ">p99",
+            ">client in it",
+            ">p99",
+            ">client",
+            ">p99",
+            ">at rest",
+            ">total",
+            ">sent",
+            ">rounds",
+            ">MB/s",
+            ">CPU",
+            ">peak",
         ]);
         for row in &self.rows {
             table.row([
@@ -357,6 +389,8 @@ impl Report {
                 format!("{}/{}", row.moved, row.moved + row.failed.len()),
                 text::time_of(row.downtime.p50),
                 text::time_of(row.downtime.p99),
+                text::time_of(row.client_in_pause.p50),
+                text::time_of(row.client_in_pause.p99),
                 text::time_of(row.client.p50),
                 text::time_of(row.client.p99),
                 text::time_of(row.client_at_rest_ms),
