@@ -67,11 +67,7 @@ fn a_service_is_kept_to_measured_machines_by_its_owners_policy() {
              [migration]\ndestination = \"any_accepted\"\n\
              [ledger]\nid = \"{ledger}\"\nkeys = [\"{owner}\"]\nquorum = 1\n"
         );
-        let (toml, signed) = (format!("{name}.toml"), scratch.path().join(name).display().to_string());
-        scratch.write(&toml, text.as_bytes());
-        let ran = scratch.dunlin(&["policy", "sign", "--key", "shop.key", "-o", &signed, &toml]);
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        signed
+        cluster.policy("shop.key", name, &text)
     };
     let good = policy("good.policy", runtime());
     let deploy = |at: &str, policy: &str| {

@@ -218,11 +218,7 @@ fn an_owner_gives_a_policy_and_finds_out_what_runs_under_it() {
              [migration]\ndestination = \"any_accepted\"\n\
              [ledger]\nid = \"{ledger}\"\nkeys = [\"{owner}\"]\nquorum = 1\n"
         );
-        let (toml, signed) = (format!("{name}.toml"), scratch.path().join(name).display().to_string());
-        scratch.write(&toml, text.as_bytes());
-        let ran = scratch.dunlin(&["policy", "sign", "--key", "shop.key", "-o", &signed, &toml]);
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        signed
+        cluster.policy("shop.key", name, &text)
     };
     let (good, other) = (policy("good.policy", &module), policy("other.policy", &"00".repeat(32)));
     let kv = common::built("kv");
@@ -285,10 +281,7 @@ fn a_service_has_its_keys_from_the_broker_that_its_policy_names() {
          [migration]\ndestination = \"any_accepted\"\n[broker]\nkeys = [\"{broker}\"]\n\
          [ledger]\nid = \"{ledger}\"\nkeys = [\"{owner}\"]\nquorum = 1\n"
     );
-    scratch.write("shop.toml", text.as_bytes());
-    let policy = scratch.path().join("shop.policy").display().to_string();
-    let ran = scratch.dunlin(&["policy", "sign", "--key", "shop.key", "-o", &policy, "shop.toml"]);
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let policy = cluster.policy("shop.key", "shop.policy", &text);
     let ran = deploy("shop", &["--policy", &policy, "--owner", &owner]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let until = std::time::Instant::now() + cluster::PATIENCE;

@@ -68,6 +68,10 @@ impl Departure {
     async fn run(mut self, leave: OwnedMutexGuard<()>) {
         let ended = match self.give().await {
             Ok(ended) => ended,
+            Err(NodeError::KeepDied { .. }) if self.has_all_moved() => {
+                let text = "moved: the link ended before the destination said that it runs there";
+                (JobState::Done, Some(text.to_owned()))
+            }
             Err(error) if self.job.is_aborted() => (JobState::Aborted, Some(error.in_full())),
             Err(error) => (JobState::Failed, Some(error.in_full())),
         };
@@ -87,6 +91,11 @@ impl Departure {
         drop(leave);
         job.end(state, message);
         node.jobs().save(&job);
+    }
+
+    /// Whether the service is the other node's, and needs nothing of this one any more.
+    fn has_all_moved(&self) -> bool {
+        self.switched && !self.job.info().statistics.status.starts_with("postcopy")
     }
 
     async fn give(&mut self) -> Result<(JobState, Option<String>), NodeError> {

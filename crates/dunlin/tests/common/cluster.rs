@@ -79,6 +79,15 @@ impl Cluster {
         cluster
     }
 
+    /// Signs this policy with the key of `key`, and tells where it is.
+    pub(crate) fn policy(&self, key: &str, name: &str, text: &str) -> String {
+        let (toml, signed) = (format!("{name}.toml"), self.scratch.path().join(name).display().to_string());
+        self.scratch.write(&toml, text.as_bytes());
+        let ran = self.scratch.dunlin(&["policy", "sign", "--key", key, "-o", &signed, &toml]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        signed
+    }
+
     /// Where a node listens for others.
     pub(crate) fn listens(&self, name: &str) -> &str {
         &self.wires[name].0
