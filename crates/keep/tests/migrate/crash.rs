@@ -120,11 +120,18 @@ fn settle(world: &World, moving: Move, failing: Failing, stopped: &Mutex<i32>) -
     // A link that was cut comes back.
     let healer = (failing != Failing::Source && failing != Failing::Destination).then(|| world.heal(&moving, &over));
     let applied = || world.record().epoch >= 3;
-    // Until somebody is dead, or the destination knows.
-    while alive(Role::Source) && alive(Role::Destination) && !moving.destination.is_finished() {
+    // Until somebody is dead, or the destination knows and what it said last was delivered.
+    let both_live = || alive(Role::Source) && alive(Role::Destination);
+    while both_live() && !moving.destination.is_finished() {
         thread::sleep(Duration::from_millis(1));
     }
-    let end = if alive(Role::Source) && alive(Role::Destination) {
+    let until = Instant::now() + PATIENCE;
+    while both_live() && !moving.source.is_finished() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Nobody is killed while the outcome is looked at.
+    world.hands.hook(|_| Act::Pass);
+    let end = if both_live() {
         let (destination, there) = moving.destination.join().unwrap();
         over.store(true, Ordering::SeqCst);
         let live = matches!(destination.outcome, destination::Outcome::Live { .. });
@@ -153,9 +160,12 @@ fn settle(world: &World, moving: Move, failing: Failing, stopped: &Mutex<i32>) -
     (failing, transferred, end)
 }
 
-/// Waits for a thread for as long as everything could take that does not wait for a link.
+/// As long as everything could take that does not wait for a link.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Waits for a thread for that long.
 fn joined<T>(handle: thread::JoinHandle<T>) -> Option<T> {
-    let until = Instant::now() + Duration::from_millis(1500);
+    let until = Instant::now() + PATIENCE;
     while !handle.is_finished() && Instant::now() < until {
         thread::sleep(Duration::from_millis(2));
     }
