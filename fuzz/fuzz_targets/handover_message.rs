@@ -134,7 +134,7 @@ fuzz_target!(|data: &[u8]| {
         destination.handle_local(now, destination::Event::Judged { reasons: Vec::new(), module_wanted: false });
         destination.handle_local(now, destination::Event::Prepared { took: core::time::Duration::ZERO });
         destination.handle_local(now, destination::Event::Staged { state_hash: Digest([0; 32]) });
-        source.handle_local(now, source::Event::Scanned { pages: 0 });
+        source.handle_local(now, source::Event::Scanned { pages: 0, volume: 0 });
         while destination.poll_action().is_some() || destination.poll_transmit().is_some() {}
         while source.poll_action().is_some() || source.poll_transmit(now).is_some() {}
         (rest, sequence) = (more, sequence + 1);

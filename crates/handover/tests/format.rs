@@ -16,7 +16,8 @@ use dunlin_handover::ledger::{
 };
 use dunlin_handover::message::{
     Abort, AbortCode, Blocked, BlockedCode, ChannelGuard, Chunk, Complete, Content, Evidence, Features, Final, Hello,
-    LeftBehind, Link, MemoryShape, Message, Offer, PageRequest, Pages, Reattach, Round, Run, Text, Welcome,
+    LeftBehind, Link, MemoryShape, Message, Offer, PageRequest, Pages, Reattach, Round, Run, Text, VolumeChunks,
+    VolumeHeld, Welcome,
 };
 use dunlin_handover::{Key, MigrationId, Nonce, OperationId, PlatformId, ServiceId};
 use keys::{TestChecks, TestKey, ledger_key};
@@ -113,6 +114,7 @@ fn messages() -> Vec<Message> {
         Message::Refuse(vec![Blocked { code: BlockedCode::Needs, text: Text::new("no simd here") }]),
         Message::Module(chunk.clone()),
         Message::Prepared(1500),
+        Message::VolumeHeld(VolumeHeld(vec![Digest([0x5a; 32]), Digest([0x5b; 32])])),
         Message::Pages(Pages { round: 2, memory: 0, runs }),
         Message::RoundEnd(round),
         Message::RoundAck(round),
@@ -126,6 +128,7 @@ fn messages() -> Vec<Message> {
             retained: None,
         }),
         Message::LeftBehind(LeftBehind { memory: 0, ranges: vec![(4, 2), (10, 1)] }),
+        Message::VolumeChunks(VolumeChunks(vec![b"sealed".to_vec(), vec![0xcc; 3]])),
         Message::Staged(staged()),
         Message::Committed(receipt()),
         Message::Activated(900),
@@ -143,11 +146,11 @@ fn messages() -> Vec<Message> {
 #[test]
 fn every_message_has_its_golden_frame() {
     for message in messages() {
-        let mut link = Link::new(Box::new(ChannelGuard), 1);
+        let mut link = Link::new(Box::new(ChannelGuard), message.since());
         link.send(&message);
         let frame = link.poll().unwrap();
         golden(&format!("message-{:02x}-{}", message.kind(), message.name().to_lowercase()), &frame);
-        assert_eq!(Link::new(Box::new(ChannelGuard), 1).receive(&frame), Ok(message));
+        assert_eq!(Link::new(Box::new(ChannelGuard), message.since()).receive(&frame), Ok(message));
     }
 }
 
@@ -155,7 +158,7 @@ fn every_message_has_its_golden_frame() {
 fn a_changed_frame_is_refused_or_is_the_one_encoding_of_another_message() {
     let mut taken = 0;
     for message in messages() {
-        let mut link = Link::new(Box::new(ChannelGuard), 1);
+        let mut link = Link::new(Box::new(ChannelGuard), message.since());
         link.send(&message);
         let frame = link.poll().unwrap();
         // Not in the tag, and not in every byte of a page.
@@ -178,9 +181,9 @@ fn a_changed_frame_is_refused_or_is_the_one_encoding_of_another_message() {
 fn every_kind_of_message_is_in_the_golden_list() {
     let known: Vec<u8> = messages().iter().map(Message::kind).collect();
     for kind in 0..=255u8 {
-        let mut frame = vec![28 + 4, 0, 0, 0, 1, 0, kind, 0];
+        let mut frame = vec![28 + 4, 0, 0, 0, 2, 0, kind, 0];
         frame.extend([0; 28]);
-        let refused = Link::new(Box::new(ChannelGuard), 1).receive(&frame).err();
+        let refused = Link::new(Box::new(ChannelGuard), 2).receive(&frame).err();
         let unknown = refused.is_some_and(|error| format!("{error:?}").contains("message kind"));
         assert_eq!(unknown, !known.contains(&kind), "kind {kind:#04x}");
     }

@@ -11,8 +11,8 @@ use dunlin_handover::converge::{Mode, Options};
 use dunlin_handover::destination::{self, Destination};
 use dunlin_handover::ledger::{LedgerState, Operation, Reading, Record, Recovery, Request, Signature, Staged};
 use dunlin_handover::message::{
-    Chunk, Content, Evidence, Features, Final, HashChain, Hello, LeftBehind, Link, MemoryShape, Message, Offer, Pages,
-    Role, Round, Run, Versions, Welcome,
+    Abort, AbortCode, Chunk, Content, Evidence, Features, Final, HashChain, Hello, LeftBehind, Link, MemoryShape,
+    Message, Offer, Pages, Role, Round, Run, Text, Versions, Welcome,
 };
 use dunlin_handover::source::{self, Source};
 use dunlin_handover::{
@@ -383,9 +383,9 @@ fn staging() -> (Source, Peer, LedgerState) {
     answer(&mut machine, &mut state);
     machine.handle_message(NOW, &peer.frame(&Message::Accept(false))).unwrap();
     machine.handle_message(NOW, &peer.frame(&Message::Prepared(1))).unwrap();
-    machine.handle_local(NOW, source::Event::Scanned { pages: 0 });
+    machine.handle_local(NOW, source::Event::Scanned { pages: 0, volume: 0 });
     machine.handle_local(NOW, source::Event::Stopped { version: 0, time_to_safepoint: Duration::ZERO });
-    machine.handle_local(NOW, source::Event::Scanned { pages: 0 });
+    machine.handle_local(NOW, source::Event::Scanned { pages: 0, volume: 0 });
     machine.handle_local(NOW, source::Event::State(Chunk { offset: 0, total: 1, bytes: vec![0] }));
     machine.handle_local(NOW, source::Event::Captured { state_hash: hash(1) });
     assert_eq!(machine.phase(), "staging");
@@ -446,6 +446,39 @@ fn m16_a_cancel_after_the_transfer_was_signed_takes_a_new_epoch_or_loses_to_it()
     let actions: Vec<_> = core::iter::from_fn(|| machine.poll_action()).collect();
     assert!(actions.contains(&source::Action::Fence));
     assert!(!actions.iter().any(|action| matches!(action, source::Action::ResumeGuest { .. })));
+}
+
+#[test]
+fn m16_what_was_staged_is_forgotten_at_the_sources_word_and_kept_when_the_link_is_lost() {
+    let abort = |code| Message::Abort(Abort { code, text: Text::new("over") });
+    for code in [AbortCode::Cancelled, AbortCode::Unconverged, AbortCode::Local, AbortCode::Timeout] {
+        let (mut machine, mut peer, _) = waiting();
+        machine.handle_message(NOW, &peer.frame(&abort(code))).unwrap();
+        assert!(matches!(machine.outcome(), Some(destination::Outcome::Failed(_))), "{code:?}");
+        let actions: Vec<_> = core::iter::from_fn(|| machine.poll_action()).collect();
+        assert!(actions.contains(&destination::Action::Discard), "{code:?}");
+    }
+    // A source that could not read a message may have signed a transfer before.
+    let (mut machine, mut peer, _) = waiting();
+    machine.handle_message(NOW, &peer.frame(&abort(AbortCode::Protocol))).unwrap();
+    assert_eq!(machine.phase(), "waiting");
+    let (mut machine, ..) = waiting();
+    machine.handle_local(NOW, destination::Event::LinkLost);
+    assert_eq!(machine.phase(), "waiting");
+    // And no source says so while its transfer may still be applied.
+    let (mut machine, mut peer, mut state) = staging();
+    machine.handle_message(NOW, &peer.frame(&Message::Staged(staged()))).unwrap();
+    machine.handle_local(NOW, source::Event::Cancel);
+    machine.handle_local(NOW, source::Event::Failed("something".to_owned()));
+    let said = |machine: &mut Source, peer: &mut Peer| {
+        core::iter::from_fn(|| machine.poll_transmit(NOW))
+            .any(|frame| matches!(peer.hear(Some(frame)), Message::Abort(_)))
+    };
+    assert!(!said(&mut machine, &mut peer));
+    let Some(source::Action::Ledger(_)) = machine.poll_action() else { panic!("no transfer") };
+    answer(&mut machine, &mut state);
+    assert!(matches!(machine.outcome(), Some(source::Outcome::Stayed { epoch: 3, .. })));
+    assert!(said(&mut machine, &mut peer));
 }
 
 #[test]

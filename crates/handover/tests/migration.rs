@@ -60,9 +60,9 @@ fn statistics_add_up(world: &World, mode: Mode) {
     assert!((least..=most).contains(&total), "{mode:?}: reported {total:?}, seen {gap:?}");
 }
 
-/// How many boundaries a whole migration has in this mode.
-fn boundaries(seed: u64, mode: Mode) -> u64 {
-    let mut world = prepared(seed, mode);
+/// How many boundaries a whole migration has in this world.
+fn boundaries(mut world: World) -> u64 {
+    let mode = world.mode;
     world.migrate(0, 1);
     assert!(settled(&mut world));
     let lazy = world.log.iter().any(|line| line.contains("-> lazy") || line.contains("lazy ->"));
@@ -94,8 +94,13 @@ fn settled(world: &mut World) -> bool {
 
 /// One migration per message boundary, with `fault` at it.
 fn matrix(faults: &[Fault]) {
+    matrix_of(faults, prepared);
+}
+
+/// The same in worlds of one's own.
+fn matrix_of(faults: &[Fault], prepared: impl Fn(u64, Mode) -> World) {
     for mode in MODES {
-        let all = boundaries(7, mode);
+        let all = boundaries(prepared(7, mode));
         assert!(all > 10, "{mode:?} has {all} boundaries only");
         for fault in faults {
             for at in 1..=all {
@@ -124,6 +129,59 @@ fn matrix(faults: &[Fault]) {
                 if !matches!(fault, Fault::Kill(_) | Fault::KillForever(_)) {
                     world.assert_no_request_lost_or_doubled();
                 }
+            }
+        }
+    }
+}
+
+/// A program with a private volume that has been at the destination before, so that some of the volume is there.
+fn with_volume(seed: u64, mode: Mode) -> World {
+    let mut world = World::new(seed, 3, mode);
+    world.volume = true;
+    serves(&mut world, 0, 20);
+    for (from, to) in [(0, 1), (1, 0)] {
+        world.migrate(from, to);
+        assert!(settled(&mut world));
+        serves(&mut world, to, 20);
+    }
+    if mode == Mode::Hybrid {
+        world.nodes[0].instance.as_mut().unwrap().guest.writes = 40;
+        world.options.max_downtime = Duration::from_millis(4);
+    }
+    serves(&mut world, 0, 40);
+    world.boundary = 0;
+    world.log.clear();
+    world
+}
+
+#[test]
+fn a_volume_is_whole_at_the_destination_whatever_dies_or_is_cut_when() {
+    matrix_of(&[Fault::Kill(0), Fault::Kill(1), Fault::Cut], with_volume);
+}
+
+#[test]
+fn a_volume_goes_ahead_of_the_stop_without_what_is_there_and_with_the_state_in_version_1() {
+    use dunlin_handover::message::Versions;
+    for mode in MODES {
+        for newest in [1, 2] {
+            let mut world = with_volume(11, mode);
+            let counter = world.nodes[0].instance.as_ref().unwrap().guest.state.counter;
+            let before = guest::volume(counter);
+            let there = world.nodes[1].store.len();
+            assert!((1..before.len()).contains(&there), "{there} of {} chunks are there", before.len());
+            let versions = Versions { oldest: 1, newest };
+            world.migrate_with(0, 1, |config| config.versions = versions, |_| {});
+            assert!(settled(&mut world));
+            assert_eq!(world.running(), [1], "{mode:?}");
+            assert!(world.nodes[1].store.len() >= before.len());
+            let sent = |kind: &str| world.log.iter().filter(|line| line.contains(kind)).count();
+            let (held, chunks, final_) = (sent("kind 0x08"), sent("kind 0x16"), sent("kind 0x14"));
+            assert_eq!(final_, 1);
+            assert_eq!((held > 0, chunks > 0), (newest == 2, newest == 2), "{mode:?} {newest}");
+            if newest == 2 {
+                // Three at a time, and what was there is not among them.
+                let most = guest::volume(u64::MAX).len() - there;
+                assert!(chunks <= most.div_ceil(3) + 3, "{mode:?}: {chunks} messages");
             }
         }
     }
@@ -172,7 +230,7 @@ fn m25_the_clock_jumps_at_every_boundary() {
 #[test]
 fn m2_a_node_that_never_comes_back_is_recovered_by_the_owner() {
     for mode in MODES {
-        let all = boundaries(7, mode);
+        let all = boundaries(prepared(7, mode));
         for (victim, at) in (0..2).flat_map(|victim| (1..=all).map(move |at| (victim, at))) {
             let mut world = prepared(7, mode);
             world.plan = Some((at, Fault::KillForever(victim)));
@@ -244,7 +302,7 @@ fn m9_m15_no_transfer_without_staged_and_none_while_the_ledger_is_away() {
 
 #[test]
 fn postcopy_link_loss_pauses_then_recovers_or_gives_back() {
-    let all = boundaries(7, Mode::Postcopy);
+    let all = boundaries(prepared(7, Mode::Postcopy));
     for (give_back, at) in [false, true].into_iter().flat_map(|give_back| (1..=all).map(move |at| (give_back, at))) {
         let mut world = prepared(7, Mode::Postcopy);
         // Shorter than the second after which the link is back, so that the move is undone through the ledger.

@@ -61,6 +61,7 @@ pub use config::{Capture, Carry, Config, Connections, Input, Limits, Mount, Outp
 pub use error::Error;
 pub use mobility::{MODULE as MOBILITY_MODULE, Mobility, Wish};
 pub use needs::{MountNeed, Needs, OpenNeed, VolumeContents, VolumeNeed};
+pub use preview1::files::volume_ahead::{VolumeAhead, VolumeHandle};
 pub use preview1::{MODULE, MatrixEntry, matrix};
 pub use sections::kind;
 pub use world::World;

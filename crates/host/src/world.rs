@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_base::{Digest, Value, ValueType};
+use dunlin_base::{Value, ValueType};
 use dunlin_engine::{Flow, Host};
 use dunlin_snapshot::HostSection;
-use dunlin_store::Manifest;
 
 use crate::carrier::{CarriedConnection, Carrier};
 use crate::config::{Carry, Config, Connections, Limits, Source};
@@ -18,6 +17,7 @@ use crate::mobility::{self, LuggageV1, Mobility, Wishing};
 use crate::preview1::args::Args;
 use crate::preview1::clocks::Clocks;
 use crate::preview1::descriptors::Table;
+use crate::preview1::files::volume_ahead::VolumeHandle;
 use crate::preview1::files::{Files, volume_state};
 use crate::preview1::poll::PollV1;
 use crate::preview1::random::Random;
@@ -220,21 +220,9 @@ impl World {
         self.files.volume_trouble()
     }
 
-    /// Commits the private volume and lists the chunks that it needs: what the other side of a move has of them need
-    /// not travel ([`World::carry`]). `None` without a volume.
-    ///
-    /// # Errors
-    /// [`Error::Volume`].
-    pub fn volume_manifest(&mut self) -> Result<Option<Manifest>, Error> {
-        self.files.volume_mut().map(|volume| volume.manifest()).transpose()
-    }
-
-    /// The bytes of chunks of the private volume, one after the other, to be sent ahead of a freeze.
-    ///
-    /// # Errors
-    /// [`Error::Volume`].
-    pub fn volume_chunk(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        self.files.volume_mut().map_or(Ok(None), |volume| volume.chunk(digest))
+    /// The private volume, for whoever moves the program: most of it can go ahead of a freeze, while the program runs.
+    pub fn volume(&self) -> Option<VolumeHandle> {
+        self.files.volume()
     }
 
     /// Sets which chunks of the private volume the next freeze puts into its sections.

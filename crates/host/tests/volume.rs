@@ -5,9 +5,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dunlin_base::Digest;
 use dunlin_host::{Carry, Config, Error, Limits, Needs, PrivateVolume, Source, World, kind};
 use dunlin_snapshot::HostSection;
-use dunlin_store::{MemoryStore, Store};
+use dunlin_store::{MemoryStore, Options, Store, Volume};
 use support::*;
 
 const ROOT: i32 = 3;
@@ -318,11 +319,61 @@ fn chunks_that_the_other_side_has_do_not_travel() {
     let error = World::thaw(&bare, on(&store())).unwrap_err();
     assert!(matches!(error, Error::Volume { .. }), "{error}");
     assert!(World::thaw(&bare, on(&there)).is_ok());
-    let manifest = guest.world.volume_manifest().unwrap().unwrap();
-    assert_eq!(manifest.root, needs(&bare).root);
     let limits = Limits { volume_contents: 1000, ..Limits::default() };
     let mut small = thaw(&bare, on(&there).limits(limits));
     assert!(matches!(small.freeze(), Err(Error::VolumeTooLarge { limit: 1000, .. })));
+}
+
+#[test]
+fn most_of_a_volume_goes_ahead_of_the_freeze_and_its_state_needs_the_rest_of_the_store() {
+    let (here, there) = (store(), store());
+    let mut guest = Guest::new(on(&here));
+    let needs = |sections: &[HostSection]| Needs::of(sections).unwrap().volume.unwrap();
+    for number in 0..8 {
+        write_file(&mut guest, &format!("file {number}"), &[number; 50_000]);
+    }
+    let handle = guest.world.volume().unwrap();
+    let mut ahead = handle.send_ahead();
+    let all = ahead.scan().unwrap();
+    let mut sent = 0;
+    loop {
+        let chunks = ahead.batch(100_000).unwrap();
+        if chunks.is_empty() {
+            break;
+        }
+        sent += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        chunks.iter().for_each(|chunk| there.put(&Digest::of(chunk), chunk).unwrap());
+    }
+    assert_eq!((sent, ahead.unsent()), (all, 0));
+    // The program goes on; what it writes now goes with the state.
+    write_file(&mut guest, "small", b"small");
+    let frozen = guest.world.freeze().unwrap();
+    let part = needs(&frozen).contents.unwrap();
+    assert!(part.bytes < 2000 && part.chunks < part.needed.len() as u64, "{part:?}");
+    let error = World::thaw(&frozen, on(&store())).unwrap_err();
+    assert!(matches!(error, Error::VolumeContents { .. }), "{error}");
+    let mut moved = Guest { world: thaw(&frozen, on(&there)), memory: guest.memory.clone() };
+    assert_eq!(contents(&mut moved, "file 7"), [7; 50_000]);
+
+    // Whatever becomes of the volume there, the program can begin again from the state.
+    let moved_handle = moved.world.volume().unwrap();
+    write_file(&mut moved, "file 7", &[8; 50_000]);
+    moved.world.commit_volume().unwrap();
+    let collect = || Volume::open(there.clone(), Options::default()).unwrap().collect_garbage().unwrap();
+    collect();
+    let again = thaw(&frozen, with(PrivateVolume::new(there.clone()).rewind(true)));
+    let mut again = Guest { world: again, memory: guest.memory.clone() };
+    assert_eq!(contents(&mut again, "file 7"), [7; 50_000]);
+    drop(again);
+    // Until there is another state.
+    moved_handle.let_go().unwrap();
+    assert!(collect() > 0);
+    assert!(World::thaw(&frozen, with(PrivateVolume::new(there.clone()).rewind(true))).is_err());
+
+    // When nothing goes ahead any more, a state has all of it.
+    drop(ahead);
+    let whole = needs(&guest.world.freeze().unwrap()).contents.unwrap();
+    assert_eq!(whole.chunks, whole.needed.len() as u64);
 }
 
 #[test]

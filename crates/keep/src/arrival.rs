@@ -11,6 +11,7 @@ use dunlin_handover::message::{Blocked, BlockedCode, Features, Offer, Text, Vers
 use dunlin_handover::{Limits, MigrationId};
 use dunlin_host::{Config as WorldConfig, World};
 use dunlin_keep_link::{Arrived, ArrivedHow, OrderId, Phase, Report, Spec, Tier};
+use dunlin_store::ChunkStore as _;
 
 use crate::boot::{VolumeKeys, decode};
 use crate::carrier::LinkCarrier;
@@ -160,7 +161,7 @@ impl Lodger {
         };
         let record = service.record();
         let states = &self.given.states;
-        let path = states.state(record.version, &record.state_hash);
+        let path = states.arrived(record.version, &record.state_hash);
         let named = states.rename(&states.staged(self.migration), &path);
         named.map_err(Failure::system("the state that arrived cannot be renamed"))?;
         states.clear_but(Some(&path));
@@ -224,6 +225,25 @@ impl Lodging for Lodger {
         self.track = Some(Track::new(loaded.code.engine()).map_err(|error| text(&error))?);
         self.loaded = Some(loaded);
         Ok(prepared)
+    }
+
+    fn volume_held(&mut self) -> Result<Vec<Digest>, String> {
+        let Some(volume) = self.given.volume() else { return Ok(Vec::new()) };
+        let store = volume.store().map_err(|failure| failure.text())?;
+        store.list().map_err(|error| text(&error))
+    }
+
+    fn store_volume(&mut self, chunks: &[Vec<u8>]) -> Result<(), String> {
+        let volume = self.given.volume().ok_or("the service has no private volume here")?;
+        let store = volume.store().map_err(|failure| failure.text())?;
+        // A chunk is known by its bytes, whoever sent it.
+        chunks.iter().try_for_each(|chunk| store.put(&Digest::of(chunk), chunk)).map_err(|error| text(&error))
+    }
+
+    fn sync_volume(&mut self) -> Result<(), String> {
+        let Some(volume) = self.given.volume() else { return Ok(()) };
+        let store = volume.store().map_err(|failure| failure.text())?;
+        store.sync().map_err(|error| text(&error))
     }
 
     fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {

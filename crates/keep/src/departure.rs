@@ -5,11 +5,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use dunlin_base::PAGE_SIZE;
+use dunlin_base::{Digest, PAGE_SIZE};
 use dunlin_engine::Tracker;
 use dunlin_handover::message::{MemoryShape, Text, Versions};
 use dunlin_handover::source::{Config, Outcome};
 use dunlin_handover::{Keys, Limits, MigrationId};
+use dunlin_host::VolumeAhead;
 use dunlin_keep_link::{
     ConnectionId, ConnectionState, Left, LeftHow, MigrateOut, OrderId, Phase, Progress as ProgressReport, Report,
     WishId,
@@ -17,7 +18,7 @@ use dunlin_keep_link::{
 
 use crate::error::Failure;
 use crate::migrate::outgoing::text;
-use crate::migrate::{Program, Progress, Source, SourceHandle, SourceReport, SourceRun, Stopped};
+use crate::migrate::{Program, Progress, Source, SourceHandle, SourceReport, SourceRun, Stopped, Supply};
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer, Proven};
 use crate::service::{Service, world_of};
@@ -87,6 +88,7 @@ impl Departure {
             },
             module: service.loaded.wasm.clone(),
             tracker,
+            volume: service.mounted.as_ref().map(|volume| Box::new(volume.send_ahead()) as Box<dyn Supply>),
             compress: order.options.bandwidth_limit.is_some_and(|limit| limit < SLOW),
             retain: service.states.shelf(&service.states.retained(migration)),
             guard: Box::new(peer::guard),
@@ -148,6 +150,24 @@ impl Departure {
         };
         let connections = if here { Vec::new() } else { leaving.connections() };
         Ok((Left { order, migration, how, connections, statistics }, here))
+    }
+}
+
+impl Supply for VolumeAhead {
+    fn held(&mut self, digests: Vec<Digest>) {
+        Self::held(self, digests);
+    }
+
+    fn scan(&mut self) -> Result<u64, String> {
+        Self::scan(self).map_err(|error| text(&error))
+    }
+
+    fn unsent(&self) -> u64 {
+        Self::unsent(self)
+    }
+
+    fn batch(&mut self, bytes: usize) -> Result<Vec<Vec<u8>>, String> {
+        Self::batch(self, bytes).map_err(|error| text(&error))
     }
 }
 

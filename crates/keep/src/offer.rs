@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dunlin_base::Digest;
@@ -50,6 +50,20 @@ pub(crate) struct Volume {
     directory: OwnedFd,
     /// It has no keys until they come with a state, or from the broker.
     pub(crate) seal: Arc<VolumeSeal>,
+    /// Once it is opened.
+    store: OnceLock<Arc<DirectoryStore>>,
+}
+
+impl Volume {
+    /// The store, of which nobody else has a second one open.
+    pub(crate) fn store(&self) -> Result<Arc<DirectoryStore>, Failure> {
+        if let Some(store) = self.store.get() {
+            return Ok(store.clone());
+        }
+        let opened = DirectoryStore::open(path_of(&self.directory))
+            .map_err(|error| Failure::system("the private volume cannot be used")(std::io::Error::other(error)))?;
+        Ok(self.store.get_or_init(|| Arc::new(opened)).clone())
+    }
 }
 
 /// What the keep itself is for a program's world.
@@ -82,7 +96,7 @@ impl Given {
                 Role::Mount { guest, writable } => mounts.push((guest, writable, Arc::new(descriptor))),
                 Role::Volume { guest } => {
                     let seal = Arc::new(VolumeSeal::without_keys(service.0));
-                    volume = Some(Arc::new(Volume { guest, directory: descriptor, seal }));
+                    volume = Some(Arc::new(Volume { guest, directory: descriptor, seal, store: OnceLock::new() }));
                 }
             }
         }
@@ -129,11 +143,10 @@ impl Given {
         if let Some(stderr) = &self.stderr {
             config = config.stderr(Output::Fd(stderr.clone()));
         }
-        if let Some(Volume { guest, directory, seal }) = self.volume.as_deref() {
-            let store = DirectoryStore::open(path_of(directory))
-                .map_err(|error| Failure::system("the private volume cannot be used")(std::io::Error::other(error)))?;
+        if let Some(volume) = self.volume.as_deref() {
+            let Volume { guest, seal, .. } = volume;
             // A state from storage is older than what the program has done to its volume since.
-            let volume = PrivateVolume::new(Arc::new(store)).sealing(seal.clone()).guest(guest.clone()).rewind(true);
+            let volume = PrivateVolume::new(volume.store()?).sealing(seal.clone()).guest(guest.clone()).rewind(true);
             config = config.volume(volume.commit_every(COMMIT_EVERY));
         }
         Ok(config)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dunlin_base::Digest;
 use dunlin_engine::{Instance, MemorySizes};
 use dunlin_handover::ledger::{Record, Status};
-use dunlin_host::{CarriedConnection, World};
+use dunlin_host::{CarriedConnection, VolumeHandle, World};
 use dunlin_instrument::PASS_VERSION;
 use dunlin_keep_link::{Origin, Spec};
 use dunlin_snapshot::{Features, Module, Snapshot};
@@ -36,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) around: Around,
     pub(crate) keys: Arc<Keys>,
     volume: Option<Arc<Volume>>,
+    /// The volume as the program has it.
+    pub(crate) mounted: Option<VolumeHandle>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) started: Instant,
     record: Mutex<Record>,
@@ -133,10 +135,11 @@ impl Service {
         let _first = inside.sizes.set(instance.memory_sizes());
         let entries = entries(instance.entry());
         let stop = instance.stop_handle();
-        if let Some(world) = world_of(&mut instance) {
+        let mounted = world_of(&mut instance).and_then(|world| {
             world.clear_interrupt();
             stop.on_request(Box::new(world.interrupter()));
-        }
+            world.volume()
+        });
         let resident = Box::new(Tenant { inside: inside.clone(), volume: volume.clone() });
         let track = track.map_or_else(|| Track::new(instance.code().engine()), Ok).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => Failure::system("the program's thread cannot be started")(source),
@@ -146,7 +149,7 @@ impl Service {
             runner.limit(percent);
         }
         let (started, record) = (Instant::now(), Mutex::new(record));
-        Ok(Self { spec, loaded, states, needs, runner, around, keys, volume, inside, started, record })
+        Ok(Self { spec, loaded, states, needs, runner, around, keys, volume, mounted, inside, started, record })
     }
 
     /// The record as this holder knows it.
@@ -230,6 +233,8 @@ impl Service {
         self.inside.version.store(now.version, Ordering::SeqCst);
         *self.locked_record() = now;
         self.states.clear_but(Some(path));
+        // The state on storage has all of the volume that it needs.
+        let _sooner_or_later = self.mounted.as_ref().map(VolumeHandle::let_go);
         Ok(())
     }
 

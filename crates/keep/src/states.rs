@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   state-VERSION-DIGEST    a committed state, or one that is about to be committed
+//!   arrived-state-VERSION-DIGEST   one that came in a move, which is good on this machine only: under its seal, and
+//!                           without what was in its volume here
 //!   staged-MIGRATION        a state that arrived and is not known to be committed
 //!   retained-MIGRATION      post-copy: the whole state at the source, until the destination has it
 //!   module.wasm             the module, if it came from the source of a move
@@ -31,6 +33,7 @@ use crate::migrate::{Shelf, StageError, Staged, load};
 
 const MODULE: &str = "module.wasm";
 const CODE: &str = "code-";
+const ARRIVED: &str = "arrived-";
 
 /// The directory, by the descriptor that the node gave.
 #[derive(Debug, Clone)]
@@ -77,6 +80,11 @@ impl States {
         self.path.join(StateName { version, state_hash: *digest }.to_string())
     }
 
+    /// The name of a committed state that came in a move.
+    pub(crate) fn arrived(&self, version: u64, digest: &Digest) -> PathBuf {
+        self.path.join(format!("{ARRIVED}{}", StateName { version, state_hash: *digest }))
+    }
+
     pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
         self.path.join(format!("staged-{migration}"))
     }
@@ -84,7 +92,7 @@ impl States {
     /// Whether a state is sealed to this machine, by its name: one that arrived, or that was retained.
     pub(crate) fn is_of_this_machine(&self, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("staged-") || name.starts_with("retained-")
+        [ARRIVED, "staged-", "retained-"].iter().any(|start| name.starts_with(start))
     }
 
     pub(crate) fn retained(&self, migration: MigrationId) -> PathBuf {
@@ -122,7 +130,7 @@ impl States {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let path = entry.path();
-            if let Ok(StateName { version, state_hash }) = name.parse() {
+            if let Ok(StateName { version, state_hash }) = name.strip_prefix(ARRIVED).unwrap_or(name).parse() {
                 found.push(Found { path, blob: Blob { version, state_hash, complete: true } });
             } else if name.starts_with("staged-") {
                 // One that cannot be read was not finished, and hence never committed.
@@ -141,7 +149,7 @@ impl States {
 
     /// The committed state is `keep`: nothing else is needed any more.
     pub(crate) fn clear_but(&self, keep: Option<&Path>) {
-        self.clear(&["state-", "staged-", "retained-", "unfinished"], keep);
+        self.clear(&["state-", ARRIVED, "staged-", "retained-", "unfinished"], keep);
     }
 
     /// No compiled code is needed any more.
@@ -204,11 +212,16 @@ mod tests {
         }
         fs::write(states.state(7, &digest), b"a").unwrap();
         fs::write(states.state(8, &digest), b"b").unwrap();
+        fs::write(states.arrived(9, &digest), b"c").unwrap();
+        assert!(
+            states.is_of_this_machine(&states.arrived(9, &digest))
+                && !states.is_of_this_machine(&states.state(8, &digest))
+        );
         states.store_module(b"\0asm").unwrap();
         let found = states.list(&record(9)).unwrap();
         let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
         let blob = |version| Blob { version, state_hash: digest, complete: true };
-        assert_eq!(blobs, [blob(8), blob(7)]);
+        assert_eq!(blobs, [blob(9), blob(8), blob(7)]);
         states.clear_but(Some(&states.state(8, &digest)));
         let mut left: Vec<String> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

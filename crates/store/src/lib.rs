@@ -11,8 +11,10 @@
 //! Semantics are those of Linux, with these differences: there are no owners and permissions, reading does not change
 //! the time of access, and paths cannot leave the directory that they are relative to (`EPERM`).
 //!
-//! [`Manifest`], [`missing`], [`export`] and [`import`] move a volume between stores.
+//! [`Manifest`], [`missing`], [`export`] and [`import`] move a volume between stores; with [`Ahead`] most of it goes
+//! while the volume is in use.
 
+mod ahead;
 mod chunks;
 mod directory;
 mod error;
@@ -23,7 +25,9 @@ mod store;
 mod travel;
 mod tree;
 mod volume;
+mod walk;
 
+pub use ahead::Ahead;
 pub use directory::DirectoryStore;
 pub use directory::medium::{HostMedium, Medium, MediumFile};
 pub use error::{Damage, Error};

@@ -43,6 +43,10 @@ impl ChunkStore for MemoryStore {
         Ok(self.contents().chunks.contains_key(digest))
     }
 
+    fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        Ok(self.contents().chunks.get(digest).map(|chunk| chunk.len() as u64))
+    }
+
     fn list(&self) -> Result<Vec<Digest>, StoreError> {
         Ok(self.contents().chunks.keys().copied().collect())
     }

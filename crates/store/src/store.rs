@@ -32,6 +32,14 @@ pub trait ChunkStore: Debug + Send + Sync {
     /// [`StoreError`] when that cannot be found out.
     fn contains(&self, digest: &Digest) -> Result<bool, StoreError>;
 
+    /// The bytes that a chunk has, if it is there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that cannot be found out.
+    fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        Ok(self.get(digest)?.map(|bytes| bytes.len() as u64))
+    }
+
     /// The digests of all chunks, in no particular order.
     ///
     /// # Errors

@@ -1,17 +1,15 @@
 //! Volumes between stores: which chunks a root needs, which of them are missing, and which nobody needs any more.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use dunlin_base::Digest;
 use dunlin_wire::{Reader, Writer};
 
-use crate::chunks;
 use crate::error::{Damage, Error};
-use crate::record::{BodyRecord, decode_inodes};
-use crate::seal::{ChunkKind, Sealing};
+use crate::seal::Sealing;
 use crate::store::{ChunkStore, HEAD, MAX_STORED, Store, StoreError};
-use crate::tree::{Stored, children};
-use crate::volume::{Volume, read_root};
+use crate::volume::Volume;
+use crate::walk::{Known, Walk};
 
 /// A root and every chunk that it needs, itself included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,8 +104,9 @@ pub fn export<'a>(
     })
 }
 
-/// Takes chunks of a manifest into `store`, and checks that all of them are there and durable. Chunks are known by
-/// their bytes, so nothing that they claim to be is trusted. The current root stays what it is.
+/// Takes chunks of a manifest into `store`, and checks that all of them are there. They are durable with the store's next
+/// [`sync`](ChunkStore::sync) or [`set_root`](crate::Roots::set_root). Chunks are known by their bytes, so nothing that
+/// they claim to be is trusted. The current root stays what it is.
 ///
 /// # Errors
 /// [`ImportError`].
@@ -131,7 +130,7 @@ pub fn receive<T: AsRef<[u8]>>(
     if let Some(first) = missing.first() {
         return Err(ImportError::Missing { count: missing.len(), first: *first });
     }
-    Ok(store.sync()?)
+    Ok(())
 }
 
 /// [`receive`], and makes the manifest's root the current one.
@@ -154,7 +153,8 @@ impl Manifest {
     /// # Errors
     /// [`Error::Damaged`], [`Error::Inconsistent`], [`Error::Store`].
     pub fn of(store: &dyn Store, sealing: &dyn Sealing, root: Digest) -> Result<Self, Error> {
-        let mut walk = Walk::new(store, sealing);
+        let mut known = Known::default();
+        let mut walk = Walk::new(store, sealing, &mut known);
         walk.root(root)?;
         Ok(Self { root, chunks: walk.needed() })
     }
@@ -184,77 +184,11 @@ impl Volume {
     /// The same for what is committed.
     pub(crate) fn drop_garbage(&self) -> Result<u64, Error> {
         let (store, sealing) = self.parts();
-        let mut walk = Walk::new(&**store, &**sealing);
+        let mut known = Known::default();
+        let mut walk = Walk::new(&**store, &**sealing, &mut known);
         for (_, root) in store.roots()? {
             walk.root(root)?;
         }
         Ok(store.retain(&walk.needed())?)
-    }
-}
-
-/// A walk over what roots need. Every chunk is read once, however often it is named, so the walk ends with the chunks
-/// that are there.
-struct Walk<'a> {
-    store: &'a dyn Store,
-    sealing: &'a dyn Sealing,
-    /// What was walked: height, kind of the leaves, and digest.
-    seen: HashSet<(u8, ChunkKind, Digest)>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(store: &'a dyn Store, sealing: &'a dyn Sealing) -> Self {
-        Self { store, sealing, seen: HashSet::new() }
-    }
-
-    fn needed(self) -> BTreeSet<Digest> {
-        self.seen.into_iter().map(|(_, _, digest)| digest).collect()
-    }
-
-    fn root(&mut self, digest: Digest) -> Result<(), Error> {
-        let root = read_root(self.store, self.sealing, digest)?;
-        self.seen.insert((0, ChunkKind::Root, digest));
-        let Some((height, table)) = root.table else { return Ok(()) };
-        for page in self.tree(root.id, height, table, true, ChunkKind::Inodes)? {
-            let bytes = chunks::open(self.store, self.sealing, ChunkKind::Inodes, root.id, page)?;
-            let inodes = decode_inodes(&bytes).map_err(|problem| Error::Damaged { digest: page, problem })?;
-            for (_, inode) in inodes {
-                self.body(root.id, &inode.body)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn body(&mut self, id: [u8; 16], body: &BodyRecord) -> Result<(), Error> {
-        let (tree, kind): (Stored, _) = match body {
-            BodyRecord::File { tree, .. } => (*tree, ChunkKind::Data),
-            BodyRecord::Directory { tree, .. } => (*tree, ChunkKind::Entries),
-            BodyRecord::Symlink { .. } => return Ok(()),
-        };
-        if let Some((height, top)) = tree {
-            self.tree(id, height, top, true, kind)?;
-        }
-        Ok(())
-    }
-
-    /// The leaves of a tree that were not seen before.
-    fn tree(
-        &mut self,
-        id: [u8; 16],
-        height: u8,
-        digest: Digest,
-        top: bool,
-        kind: ChunkKind,
-    ) -> Result<Vec<Digest>, Error> {
-        if !self.seen.insert((height, kind, digest)) {
-            return Ok(Vec::new());
-        }
-        let Some(below) = height.checked_sub(1) else { return Ok(vec![digest]) };
-        let bytes = chunks::open(self.store, self.sealing, ChunkKind::Node, id, digest)?;
-        let children = children(&bytes, top).map_err(|problem| Error::Damaged { digest, problem })?;
-        let mut leaves = Vec::new();
-        for (_, child) in children {
-            leaves.append(&mut self.tree(id, below, child, false, kind)?);
-        }
-        Ok(leaves)
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use common::{Random, volume_options};
 use dunlin_base::Digest;
 use dunlin_store::{
-    ChunkKind, ChunkStore, Error, FileKind, HEAD, ImportError, Ino, Manifest, MemoryStore, OpenFlags, Options, Quota,
-    Roots, SealError, Sealing, Store, Volume, export, import, missing,
+    Ahead, ChunkKind, ChunkStore, Error, FileKind, HEAD, ImportError, Ino, Manifest, MemoryStore, OpenFlags, Options,
+    Plain, Quota, Roots, SealError, Sealing, Store, Volume, export, import, missing,
 };
 
 const ROOT: Ino = Ino::ROOT;
@@ -498,6 +498,54 @@ fn a_volume_travels_and_only_what_is_missing_is_sent() {
     import(&*store, &back, bytes).unwrap();
     let mut again = Volume::open(store, volume_options()).unwrap();
     assert_eq!(&get(&mut again, "d/large").unwrap()[200_000..200_007], b"changed");
+}
+
+#[test]
+fn most_of_a_volume_goes_ahead_while_it_is_in_use() {
+    let (store, mut volume) = furnished();
+    let there: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let mut ahead = Ahead::default();
+    let root = volume.commit().unwrap();
+    let first = ahead.look(&*store, &Plain, root).unwrap();
+    assert_eq!(first, Manifest::of(&*store, &Plain, root).unwrap());
+    let all: u64 = first.chunks.iter().map(|digest| store.size(digest).unwrap().unwrap()).sum();
+    assert_eq!(ahead.unsent(), all);
+    let mut sent = 0;
+    while ahead.unsent() > 0 {
+        let chunks = ahead.batch(&*store, 20_000).unwrap();
+        let bytes: usize = chunks.iter().map(Vec::len).sum();
+        assert!(bytes <= 20_000 || chunks.len() == 1);
+        sent += bytes as u64;
+        chunks.iter().for_each(|chunk| there.put(&Digest::of(chunk), chunk).unwrap());
+    }
+    assert_eq!((sent, ahead.batch(&*store, 20_000).unwrap()), (all, Vec::new()));
+
+    // What is written meanwhile is a small part, and what it has replaced may be gone by then.
+    let file = volume.open_file(ROOT, "d/large", WRITE).unwrap();
+    volume.write_at(file, b"changed", 200_000).unwrap();
+    let second = volume.commit().unwrap();
+    ahead.look(&*store, &Plain, second).unwrap();
+    assert!((1..all / 4).contains(&ahead.unsent()), "{} of {all}", ahead.unsent());
+    volume.write_at(file, b"again", 200_000).unwrap();
+    volume.collect_garbage().unwrap();
+    let gone = ahead.batch(&*store, 1 << 20).unwrap();
+    assert_eq!(ahead.unsent(), 0);
+    gone.iter().for_each(|chunk| there.put(&Digest::of(chunk), chunk).unwrap());
+    let last = volume.commit().unwrap();
+    let manifest = ahead.look(&*store, &Plain, last).unwrap();
+    assert_eq!(manifest, Manifest::of(&*store, &Plain, last).unwrap());
+    let lacks: Vec<Digest> = manifest.chunks.difference(ahead.elsewhere()).copied().collect();
+    assert_eq!(lacks, missing(&manifest, &*there).unwrap());
+    let rest: Vec<_> = export(&*store, &lacks).map(|chunk| chunk.unwrap().1).collect();
+    import(&*there, &manifest, rest).unwrap();
+    let mut moved = Volume::open(there, volume_options()).unwrap();
+    assert_eq!(&get(&mut moved, "d/large").unwrap()[200_000..200_007], b"agained");
+
+    // And back: what is there is not sent.
+    let mut back = Ahead::default();
+    back.held(store.list().unwrap());
+    back.look(&*store, &Plain, last).unwrap();
+    assert_eq!(back.unsent(), 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::ledger::Record;
 use crate::message::{
     Blocked, Chunk, Final, Guard, Hello, LeftBehind, MAX_MEMORIES, MemoryShape, Offer, PageRequest, Pages,
+    VolumeChunks, VolumeHeld,
 };
 use crate::party::LedgerCall;
 
@@ -21,8 +22,11 @@ pub enum Action {
     Judge(Box<Offer>),
     /// Take a piece of the module. After the last one its digest is checked by [`Action::Prepare`].
     StoreModule(Chunk),
-    /// Compile, instantiate and pre-populate; answer with [`Event::Prepared`].
+    /// Compile, instantiate and pre-populate; say with [`Event::VolumeHeld`] which chunks of the service's volume are here
+    /// already, and answer with [`Event::Prepared`].
     Prepare,
+    /// Put chunks of the service's volume to the others. They are to be on stable storage when the state is staged.
+    StoreVolume(VolumeChunks),
     /// Put pages into the prepared instance and into what will be staged. A later round replaces an earlier one.
     StorePages(Pages),
     /// Take a piece of the state besides memory.
@@ -102,6 +106,8 @@ pub enum Event {
         /// Whether the module must be sent.
         module_wanted: bool,
     },
+    /// These chunks of the service's volume need not be sent. Without effect if the source does not know of such.
+    VolumeHeld(VolumeHeld),
     /// Ready for pages, after this time of work.
     Prepared {
         /// How long it took.

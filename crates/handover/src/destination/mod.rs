@@ -332,6 +332,7 @@ impl Destination {
                 }
             }
             (Phase::Receiving(_), Message::Pages(pages)) => self.pages(pages)?,
+            (Phase::Receiving(_), Message::VolumeChunks(chunks)) => self.actions.push_back(Action::StoreVolume(chunks)),
             (Phase::Receiving(_), Message::RoundEnd(round)) => self.round_ended(now, round)?,
             (Phase::Receiving(receiving), Message::State(chunk)) => {
                 let mut state = Some(receiving.state);
@@ -361,6 +362,12 @@ impl Destination {
     fn local(&mut self, now: Time, event: Event) {
         match (&mut self.phase, event) {
             (Phase::Judging, Event::Judged { reasons, module_wanted }) => self.judged(now, reasons, module_wanted),
+            (Phase::Preparing(_), Event::VolumeHeld(held)) if held.is_well_formed() => {
+                let message = Message::VolumeHeld(held);
+                if message.since() <= self.party.link.version() {
+                    self.party.send(now, &message);
+                }
+            }
             (Phase::Preparing(_), Event::Prepared { took }) => {
                 self.party.send(now, &Message::Prepared(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)));
                 self.phase = Phase::Receiving(Receiving::default());

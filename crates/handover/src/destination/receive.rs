@@ -197,6 +197,12 @@ impl Destination {
         let reason = format!("the source gave up: {}", abort.text);
         match (&self.phase, abort.code) {
             (Phase::Judging | Phase::Preparing(_), AbortCode::DryRun) => self.end(Outcome::DryRun),
+            // With these words a source says that no transfer of its can be applied any more: it has signed none, or has
+            // taken the next epoch. Only after a message that it could not read does it give the link up before it knows.
+            (Phase::Waiting(_), code) if code != AbortCode::Protocol => {
+                self.actions.push_back(Action::Discard);
+                self.end(Outcome::Failed(reason));
+            }
             _ => self.lost(now, &reason),
         }
     }

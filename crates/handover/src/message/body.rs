@@ -5,6 +5,7 @@ use core::fmt;
 use dunlin_base::Digest;
 
 use super::pages::{LeftBehind, Pages};
+use super::volume::{VolumeChunks, VolumeHeld};
 use crate::codec::{DecodeError, Reader, Wire, Writer, wire_struct, wire_tags};
 use crate::converge::Mode;
 use crate::ids::{Key, MigrationId, Nonce, PlatformId, ServiceId};
@@ -38,6 +39,14 @@ macro_rules! messages {
             /// The name, for logs and errors.
             pub const fn name(&self) -> &'static str {
                 match self { $(messages!(@pattern $name $(($body))?) => stringify!($name),)* }
+            }
+
+            /// The version of the protocol that has it first.
+            pub const fn since(&self) -> u16 {
+                match self {
+                    Self::VolumeHeld(_) | Self::VolumeChunks(_) => 2,
+                    _ => 1,
+                }
             }
 
             pub(super) fn write_body(&self, out: &mut Writer) {
@@ -77,6 +86,8 @@ messages! {
     0x06 Module(Chunk),
     /// Destination: compiled, instantiated, waiting for pages. Says how long that took in microseconds.
     0x07 Prepared(u64),
+    /// Destination: these chunks of the service's volume need not be sent. Since version 2.
+    0x08 VolumeHeld(VolumeHeld),
     /// Source: pages, in every phase.
     0x10 Pages(Pages),
     /// Source: the round is over, with the number of pages that it had.
@@ -89,6 +100,8 @@ messages! {
     0x14 Final(Final),
     /// Source: these pages stay behind for post-copy; what the destination has of them is old.
     0x15 LeftBehind(LeftBehind),
+    /// Source: chunks of the service's volume, ahead of the state that names them. Since version 2.
+    0x16 VolumeChunks(VolumeChunks),
     /// Destination: it is on stable storage here.
     0x20 Staged(Staged),
     /// Source: the ledger's receipt for the transfer.

@@ -87,8 +87,9 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// What this program speaks: version 1, the first. Later programs speak the newest and the one before it.
-    pub const SUPPORTED: Self = Self { oldest: 1, newest: 1 };
+    /// What this program speaks: the newest version and the one before it. Version 1 has no messages for volumes: their
+    /// contents travel with the state.
+    pub const SUPPORTED: Self = Self { oldest: 1, newest: 2 };
 
     /// The newest version that both speak.
     pub fn common(self, other: Self) -> Option<u16> {
@@ -212,6 +213,11 @@ impl Link {
         self.version = version;
     }
 
+    /// The version that was agreed on, or that of the first message.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
     /// Queues a message.
     pub fn send(&mut self, message: &Message) {
         let mut out = Writer::default();
@@ -284,6 +290,9 @@ impl Link {
         }
         let message = Message::read_body(kind, &mut input).map_err(decode)?;
         input.finish("message").map_err(decode)?;
+        if message.since() > version {
+            return Err(decode(DecodeError::Unknown { what: "message kind in this version", value: kind.into() }));
+        }
         Ok(message)
     }
 
@@ -371,7 +380,8 @@ mod tests {
         assert_eq!(versions(2, 3).common(versions(1, 2)), Some(2));
         assert_eq!(versions(2, 3).common(versions(3, 4)), Some(3));
         assert_eq!(versions(3, 4).common(versions(1, 2)), None);
-        assert_eq!(Versions::SUPPORTED.common(Versions::SUPPORTED), Some(1));
+        assert_eq!(Versions::SUPPORTED.common(Versions::SUPPORTED), Some(2));
+        assert_eq!(Versions::SUPPORTED.common(versions(1, 1)), Some(1));
     }
 
     #[test]
@@ -382,5 +392,19 @@ mod tests {
         here.send(&Message::Ping(1));
         assert!(there.receive(&here.poll().unwrap()).is_ok());
         assert_eq!(there.receive(&here.poll().unwrap()), Err(FrameError::Version { found: 2, agreed: 1 }));
+    }
+
+    #[test]
+    fn a_message_that_the_agreed_version_does_not_have_is_refused() {
+        use crate::message::VolumeHeld;
+        let held = Message::VolumeHeld(VolumeHeld(vec![Digest([1; 32])]));
+        for (version, taken) in [(1, false), (2, true)] {
+            let (mut here, mut there) = pair();
+            here.agree(version);
+            there.agree(version);
+            here.send(&held);
+            let received = there.receive(&here.poll().unwrap());
+            assert_eq!(received.is_ok(), taken, "{received:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod body;
 mod frame;
 mod pages;
+mod volume;
 
 pub(crate) use body::MAX_MEMORIES;
 pub use body::{
@@ -12,3 +13,4 @@ pub use body::{
 };
 pub use frame::{ChannelGuard, FrameError, Guard, HashChain, Link, MAX_FRAME, Role, Versions};
 pub use pages::{Content, LeftBehind, MAX_PAGES, Pages, Run};
+pub use volume::{MAX_HELD, MAX_HELD_CHUNKS, MAX_VOLUME_BYTES, VolumeChunks, VolumeHeld};

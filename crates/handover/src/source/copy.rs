@@ -5,10 +5,13 @@ use core::time::Duration;
 use dunlin_base::{Digest, PAGE_SIZE};
 
 use super::{Action, Copying, Departure, Event, Finishing, Outcome, Phase, Retained, Serving, Source, Step};
-use crate::converge::{Confirm, Convergence, Decision, Scan, TimeoutAction, Unconverged};
+use crate::converge::{Confirm, Convergence, Decision, Mode, Scan, TimeoutAction, Unconverged};
 use crate::ids::Time;
 use crate::ledger::{Candidate, Reading, Staged};
-use crate::message::{AbortCode, Blocked, Content, Final, MAX_PAGES, Message, Offer, Pages, Round, Versions, Welcome};
+use crate::message::{
+    AbortCode, Blocked, Content, Final, MAX_HELD_CHUNKS, MAX_PAGES, Message, Offer, Pages, Round, Versions,
+    VolumeChunks, VolumeHeld, Welcome,
+};
 use crate::party::ProtocolError;
 use crate::statistics::Status;
 
@@ -16,6 +19,8 @@ use crate::statistics::Status;
 const ROOM: usize = 4 << 20;
 /// The same after the switch, where a page that the program waits for queues behind them.
 const ROOM_LAZY: usize = 256 << 10;
+/// In mode `postcopy`, the volume goes ahead of the stop in at most so many rounds.
+const VOLUME_ROUNDS: u32 = 3;
 
 impl Source {
     pub(super) fn welcomed(&mut self, now: Time, welcome: Welcome) -> Result<(), ProtocolError> {
@@ -95,12 +100,16 @@ impl Source {
     }
 
     pub(super) fn copy_event(&mut self, now: Time, event: Event) {
+        let sends_volume = self.sends_volume();
         match (&mut self.phase, event) {
             (Phase::Preparing, Event::Module(chunk)) if chunk.is_well_formed() => {
                 self.party.send(now, &Message::Module(chunk));
             }
-            (Phase::Copying(copying), Event::Scanned { pages }) if copying.step == Step::Scanning => {
-                self.scanned(now, pages);
+            (Phase::Copying(copying), Event::Scanned { pages, volume }) if copying.step == Step::Scanning => {
+                self.scanned(now, pages, pages_of(volume));
+            }
+            (_, Event::VolumeChunks(chunks)) if sends_volume && chunks.is_well_formed() => {
+                self.volume_chunks(now, chunks);
             }
             (_, Event::Pages(pages)) if pages.is_well_formed() => self.pages(now, pages),
             (Phase::Copying(_), Event::BatchEnd { left }) => self.batch_ended(now, left),
@@ -108,9 +117,9 @@ impl Source {
                 let lazy = *lazy;
                 self.stopped(now, lazy, version, time_to_safepoint);
             }
-            (Phase::Finishing(finishing), Event::Scanned { pages }) => {
+            (Phase::Finishing(finishing), Event::Scanned { pages, volume }) => {
                 let finishing = *finishing;
-                self.scanned_last(now, finishing, pages);
+                self.scanned_last(now, finishing, pages.saturating_add(pages_of(volume)));
             }
             (Phase::Finishing(_), Event::BatchEnd { left }) => {
                 self.statistics.ram.remaining = left.saturating_mul(PAGE_SIZE as u64);
@@ -144,7 +153,7 @@ impl Source {
             }
             (
                 Phase::Preparing | Phase::Copying(_) | Phase::Finishing(_),
-                Event::Module(_) | Event::Pages(_) | Event::State(_) | Event::LeftBehind(_),
+                Event::Module(_) | Event::Pages(_) | Event::VolumeChunks(_) | Event::State(_) | Event::LeftBehind(_),
             ) => {
                 self.give_up(now, AbortCode::Local, "the driver gave pages or chunks that break the format's limits");
             }
@@ -184,24 +193,61 @@ impl Source {
         self.actions.push_back(Action::Scan);
     }
 
-    fn scanned(&mut self, now: Time, dirty_pages: u64) {
+    /// `volume`: chunks of the volume, as the pages that they would fill.
+    fn scanned(&mut self, now: Time, pages: u64, volume: u64) {
+        let dirty_pages = pages.saturating_add(volume);
         self.statistics.ram.remaining = dirty_pages.saturating_mul(PAGE_SIZE as u64);
+        // Memory can come after the switch, a volume cannot.
+        if self.options.mode == Mode::Postcopy && volume > 0 && self.round < VOLUME_ROUNDS {
+            return self.next_round(now);
+        }
         match self.control.after_scan(Scan { now, dirty_pages }) {
             Decision::NextRound { throttle } => {
                 if throttle > 0 {
                     self.actions.push_back(Action::Throttle(throttle));
                 }
-                self.round += 1;
-                self.statistics.ram.dirty_sync_count += 1;
-                let bytes = self.party.link.bytes();
-                self.phase = Phase::Copying(Copying { step: Step::Sending, pages: 0, bytes, since: now, ended: now });
-                self.wanted = Some(self.round);
-                self.want_pages(now);
+                self.next_round(now);
             }
             Decision::Stop => self.stop(false),
             Decision::Postcopy => self.stop(true),
             Decision::Fail(why) => self.unconverged(now, why),
         }
+    }
+
+    fn next_round(&mut self, now: Time) {
+        self.round += 1;
+        self.statistics.ram.dirty_sync_count += 1;
+        let bytes = self.party.link.bytes();
+        self.phase = Phase::Copying(Copying { step: Step::Sending, pages: 0, bytes, since: now, ended: now });
+        self.wanted = Some(self.round);
+        self.want_pages(now);
+    }
+
+    /// The destination has chunks of the volume from an earlier stay of the service.
+    pub(super) fn volume_held(&mut self, held: VolumeHeld) -> Result<(), ProtocolError> {
+        self.held = self.held.saturating_add(held.0.len() as u64);
+        if self.held > MAX_HELD_CHUNKS as u64 {
+            let why = "it claims more chunks of the volume than a volume can have";
+            return Err(ProtocolError::Unacceptable { message: "VolumeHeld", why });
+        }
+        self.actions.push_back(Action::VolumeHeld(held));
+        Ok(())
+    }
+
+    /// Whether the service's volume goes ahead of the state: the destination takes chunks of it. Known from
+    /// [`Action::Scan`] on.
+    pub fn sends_volume(&self) -> bool {
+        self.party.link.version() >= 2
+    }
+
+    fn volume_chunks(&mut self, now: Time, chunks: VolumeChunks) {
+        let ram = &mut self.statistics.ram;
+        match &self.phase {
+            Phase::Copying(copying) if copying.step == Step::Sending => ram.precopy_bytes += chunks.bytes(),
+            Phase::Finishing(_) => ram.downtime_bytes += chunks.bytes(),
+            _ => return,
+        }
+        self.party.send(now, &Message::VolumeChunks(chunks));
     }
 
     fn pages(&mut self, now: Time, pages: Pages) {
@@ -352,4 +398,9 @@ impl Source {
     fn unconverged(&mut self, now: Time, why: Unconverged) {
         self.give_up(now, AbortCode::Unconverged, &why.to_string());
     }
+}
+
+/// The pages that so many bytes would fill.
+fn pages_of(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE as u64)
 }

@@ -6,7 +6,7 @@ use dunlin_base::Digest;
 
 use crate::codec::wire_struct;
 use crate::ids::{MigrationId, PlatformId};
-use crate::message::{Blocked, Chunk, Guard, LeftBehind, PageRequest, Pages};
+use crate::message::{Blocked, Chunk, Guard, LeftBehind, PageRequest, Pages, VolumeChunks, VolumeHeld};
 use crate::party::LedgerCall;
 
 /// Something that the driver must do. Actions come in order and are done in order.
@@ -20,9 +20,14 @@ pub enum Action {
     /// Slow the program down by this many percent; 0 lets it run freely.
     Throttle(u8),
     /// Find and re-arm the pages dirtied since the last scan, add them to those still unsent, and answer with
-    /// [`Event::Scanned`]. The first scan finds every page that the destination cannot derive from the module.
+    /// [`Event::Scanned`]. The first scan finds every page that the destination cannot derive from the module. Where
+    /// [`Source::sends_volume`](super::Source::sends_volume) says so, find also the chunks that the service's volume
+    /// needs and the destination does not have.
     Scan,
-    /// Give up to `max` unsent pages as [`Event::Pages`], then answer with [`Event::BatchEnd`].
+    /// The destination has these chunks of the service's volume.
+    VolumeHeld(VolumeHeld),
+    /// Give chunks of the volume as [`Event::VolumeChunks`], or up to `max` unsent pages as [`Event::Pages`], then answer
+    /// with [`Event::BatchEnd`]. While the program runs in mode `postcopy`, chunks only.
     SendPages {
         /// The number to put into the pages.
         round: u32,
@@ -61,16 +66,20 @@ pub enum Action {
 pub enum Event {
     /// A piece of the module.
     Module(Chunk),
-    /// A scan is done; so many pages are unsent.
+    /// A scan is done; so much is unsent.
     Scanned {
         /// Pages.
         pages: u64,
+        /// Bytes of chunks of the volume.
+        volume: u64,
     },
+    /// Chunks of the volume.
+    VolumeChunks(VolumeChunks),
     /// Pages for the destination.
     Pages(Pages),
-    /// A batch is over; so many pages are unsent.
+    /// A batch is over; so much is unsent.
     BatchEnd {
-        /// Pages.
+        /// Pages; chunks of the volume count as the pages that they would fill.
         left: u64,
     },
     /// The program stands at a safepoint and has no effects any more.

@@ -95,6 +95,8 @@ pub struct Source {
     /// The earliest time of that batch, when the bandwidth is limited.
     not_before: Time,
     round: u32,
+    /// Chunks of the volume that the destination says it has.
+    held: u64,
     started: Time,
     ended: Option<Time>,
     mark: Time,
@@ -264,6 +266,7 @@ impl Source {
             wanted: None,
             not_before: now,
             round: 0,
+            held: 0,
             started: now,
             ended: None,
             mark: now,
@@ -423,6 +426,7 @@ impl Source {
             (Phase::Greeting | Phase::Offering | Phase::Preparing, Message::Refuse(reasons)) => {
                 self.refused(now, reasons)
             }
+            (Phase::Preparing, Message::VolumeHeld(held)) => self.volume_held(held)?,
             (Phase::Preparing, Message::Prepared(_)) => self.prepared(now),
             (Phase::Copying(copying), Message::RoundAck(round)) if copying.step == Step::Acking => {
                 let expected = Round { round: self.round, pages: copying.pages };
@@ -476,6 +480,8 @@ impl Source {
         }
     }
 
+    /// But for [`AbortCode::Protocol`], a destination that has staged the state forgets it at this word: it is only given
+    /// when no transfer was signed, or the ledger has excluded it.
     fn send_abort(&mut self, now: Time, code: AbortCode, text: &str) {
         self.party.send(now, &Message::Abort(Abort { code, text: Text::new(text) }));
     }

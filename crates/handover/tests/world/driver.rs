@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, PAGE_SIZE};
 use dunlin_handover::boot::{self, Boot};
+use dunlin_handover::converge::Mode;
 use dunlin_handover::destination::{self, Destination};
 use dunlin_handover::ledger::Ledger;
-use dunlin_handover::message::{Evidence, Features, Guard, HashChain, MemoryShape, PageRequest, Role, Versions};
+use dunlin_handover::message::{
+    Evidence, Features, Guard, HashChain, MemoryShape, PageRequest, Role, Versions, VolumeHeld,
+};
 use dunlin_handover::source::{self, Source};
 use dunlin_handover::{Entropy, LedgerReply, MigrationId, OperationId};
 
-use super::guest::{Guest, PAGES, State};
+use super::guest::{Guest, PAGES, State, volume};
 use super::keys::{TestChecks, TestKey, keys, ledger_key};
 use super::node::{Blob, Instance, Kind, Machine};
 use super::{Event, SERVICE, World};
@@ -272,12 +275,20 @@ impl World {
             }
             Action::Throttle(percent) => guest.throttle = percent,
             Action::Scan => {
+                let sends = matches!(&instance.machine, Some(Machine::Source(source)) if source.sends_volume());
                 let pages = guest.scan();
-                self.source_event(node, Local::Scanned { pages });
+                let volume = if self.volume && sends { guest.scan_volume() } else { 0 };
+                self.source_event(node, Local::Scanned { pages, volume });
             }
             Action::SendPages { round, max } => {
-                let batch = guest.batch(round, max.min(16));
-                let left = guest.unsent.len() as u64;
+                let chunks = guest.volume_batch();
+                let memory_waits = guest.running && self.options.mode == Mode::Postcopy;
+                let batch = if chunks.is_some() || memory_waits { None } else { guest.batch(round, max.min(16)) };
+                let memory = if memory_waits { 0 } else { guest.unsent.len() as u64 };
+                let left = memory + guest.unsent_volume().div_ceil(PAGE_SIZE as u64);
+                if let Some(chunks) = chunks {
+                    self.source_event(node, Local::VolumeChunks(chunks));
+                }
                 if let Some(pages) = batch {
                     self.source_event(node, Local::Pages(pages));
                 }
@@ -288,7 +299,8 @@ impl World {
                 self.at(Duration::from_micros(40), Event::Stopped { node, life });
             }
             Action::Capture { retain } => {
-                let (chunk, state) = (guest.chunk(), guest.state.clone());
+                let (chunk, state) = (guest.chunk(self.volume), guest.state.clone());
+                this.store.extend(volume(state.counter));
                 let left = retain.and_then(|_| guest.leave_behind());
                 if let Some(retained) = retain {
                     let kind = Kind::Retained { retained, key: instance.key, record };
@@ -319,6 +331,10 @@ impl World {
             }
             Action::RestartPush => guest.restart_push(),
             Action::Release => this.disk.clear(),
+            Action::VolumeHeld(held) => {
+                let held = |chunk: &Vec<u8>| held.0.contains(&Digest::of(chunk));
+                guest.elsewhere.extend(volume(u64::MAX).into_iter().filter(held));
+            }
             other => panic!("a new action: {other:?}"),
         }
     }
@@ -335,10 +351,17 @@ impl World {
                 self.destination_event(node, Local::Judged { reasons: Vec::new(), module_wanted });
             }
             Action::StoreModule(_) => {}
-            Action::Prepare => self.destination_event(node, Local::Prepared { took: Duration::from_millis(5) }),
+            Action::Prepare => {
+                let here: Vec<Digest> = this.store.iter().map(|chunk| Digest::of(chunk)).collect();
+                for digests in here.chunks(2) {
+                    self.destination_event(node, Local::VolumeHeld(VolumeHeld(digests.to_vec())));
+                }
+                self.destination_event(node, Local::Prepared { took: Duration::from_millis(5) });
+            }
+            Action::StoreVolume(chunks) => this.store.extend(chunks.0),
             Action::StorePages(pages) => Guest::store(&mut guest.state, &pages),
             Action::StoreState(chunk) => {
-                guest.state.counter = u64::from_le_bytes(chunk.bytes.try_into().expect("eight bytes"));
+                this.store.extend(guest.take_chunk(&chunk.bytes));
             }
             Action::MarkMissing(left) => {
                 guest.missing.extend(left.ranges.iter().flat_map(|(first, count)| *first..first + u64::from(*count)));
@@ -347,6 +370,9 @@ impl World {
                 if self.fail_staging > 0 {
                     self.fail_staging -= 1;
                     return self.destination_event(node, Local::Failed("the disk is full".to_owned()));
+                }
+                if self.volume {
+                    assert!(volume(guest.state.counter).is_subset(&this.store), "the volume is not whole");
                 }
                 let lazy = arrival.last.retained.is_some();
                 let state_hash = if lazy { arrival.last.state_hash } else { guest.state.hash() };
@@ -442,6 +468,10 @@ impl World {
         match decision.expect("the reading is fresh") {
             Boot::Resume { blob } => {
                 let blob = self.nodes[index].disk[blob].clone();
+                if self.volume && !matches!(blob.kind, Kind::Own) {
+                    let whole = volume(blob.state.counter).is_subset(&self.nodes[index].store);
+                    assert!(whole, "the volume is not whole on this machine");
+                }
                 let key = TestKey::named(&format!("restarted{index}-{}", self.rng.next()));
                 let mut operation = [0; 16];
                 operation[..8].copy_from_slice(&self.rng.next().to_le_bytes());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_base::{Digest, PAGE_SIZE};
-use dunlin_handover::message::{Chunk, Content, LeftBehind, Pages, Run};
+use dunlin_handover::message::{Chunk, Content, LeftBehind, Pages, Run, VolumeChunks};
 
 /// Pages of the program's one memory.
 pub const PAGES: u64 = 48;
@@ -41,6 +41,15 @@ pub struct Guest {
     /// Pages that stayed behind, for pushing again.
     behind: BTreeSet<u64>,
     pub missing: BTreeSet<u64>,
+    /// Chunks of its volume that the other side has.
+    pub elsewhere: BTreeSet<Vec<u8>>,
+    /// Chunks of its volume that are to be sent.
+    volume: Vec<Vec<u8>>,
+}
+
+/// What the volume of a program consists of that has served so many requests.
+pub fn volume(counter: u64) -> BTreeSet<Vec<u8>> {
+    (0..=(counter / 8).min(40)).map(|number| format!("chunk {number}").into_bytes()).collect()
 }
 
 /// What one tick of a program did.
@@ -64,7 +73,26 @@ impl Guest {
             scanned: false,
             behind: BTreeSet::new(),
             missing: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
+            volume: Vec::new(),
         }
+    }
+
+    /// Finds which chunks of the volume the other side lacks: their bytes.
+    pub fn scan_volume(&mut self) -> u64 {
+        self.volume = volume(self.state.counter).difference(&self.elsewhere).cloned().collect();
+        self.unsent_volume()
+    }
+
+    pub fn unsent_volume(&self) -> u64 {
+        self.volume.iter().map(|chunk| chunk.len() as u64).sum()
+    }
+
+    /// A few chunks, to be sent.
+    pub fn volume_batch(&mut self) -> Option<VolumeChunks> {
+        let chunks: Vec<_> = self.volume.drain(..self.volume.len().min(3)).collect();
+        self.elsewhere.extend(chunks.iter().cloned());
+        (!chunks.is_empty()).then_some(VolumeChunks(chunks))
     }
 
     /// Serves one request, unless a page for it is missing.
@@ -101,6 +129,8 @@ impl Guest {
         self.scanned = false;
         self.unsent.clear();
         self.dirty.clear();
+        self.elsewhere.clear();
+        self.volume.clear();
     }
 
     pub fn batch(&mut self, round: u32, max: u32) -> Option<Pages> {
@@ -153,8 +183,29 @@ impl Guest {
         }
     }
 
-    pub fn chunk(&self) -> Chunk {
-        Chunk { offset: 0, total: 8, bytes: self.state.counter.to_le_bytes().to_vec() }
+    /// The state besides memory: the counter, and the chunks of the volume that the other side lacks.
+    pub fn chunk(&self, with_volume: bool) -> Chunk {
+        let mut bytes = self.state.counter.to_le_bytes().to_vec();
+        if with_volume {
+            for chunk in volume(self.state.counter).difference(&self.elsewhere) {
+                bytes.push(chunk.len() as u8);
+                bytes.extend(chunk);
+            }
+        }
+        Chunk { offset: 0, total: bytes.len() as u64, bytes }
+    }
+
+    /// Takes such a state: the chunks that came with it.
+    pub fn take_chunk(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let (counter, mut rest) = bytes.split_first_chunk().expect("eight bytes");
+        self.state.counter = u64::from_le_bytes(*counter);
+        let mut chunks = Vec::new();
+        while let Some((length, after)) = rest.split_first() {
+            let (chunk, after) = after.split_at((*length).into());
+            chunks.push(chunk.to_vec());
+            rest = after;
+        }
+        chunks
     }
 }
 

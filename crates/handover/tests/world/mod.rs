@@ -112,6 +112,8 @@ pub struct World {
     /// Staging claims success this many times without writing anything.
     pub lie_staging: u32,
     pub postcopy: bool,
+    /// The program has a private volume.
+    pub volume: bool,
     queue: std::collections::BinaryHeap<Reverse<(Time, u64)>>,
     events: BTreeMap<u64, Event>,
     next_event: u64,
@@ -161,6 +163,7 @@ impl World {
             fail_staging: 0,
             lie_staging: 0,
             postcopy: true,
+            volume: false,
             queue: std::collections::BinaryHeap::new(),
             events: BTreeMap::new(),
             next_event: 0,

@@ -15,13 +15,15 @@ pub struct Node {
     /// Rises with every death; what was meant for an earlier life does not arrive.
     pub life: u64,
     pub disk: Vec<Blob>,
+    /// Chunks of the program's volume.
+    pub store: BTreeSet<Vec<u8>>,
     pub instance: Option<Instance>,
 }
 
 impl Node {
     pub fn new(index: usize) -> Self {
         let platform = TestKey::named(&format!("platform{index}"));
-        Self { platform, alive: true, life: 0, disk: Vec::new(), instance: None }
+        Self { platform, alive: true, life: 0, disk: Vec::new(), store: BTreeSet::new(), instance: None }
     }
 }
 

@@ -10,7 +10,7 @@ use dunlin_engine::Prepared;
 use dunlin_handover::LedgerCall;
 use dunlin_handover::destination::{Action, Arrival, Config, Destination as Machine, Event, Outcome};
 use dunlin_handover::ledger::Record;
-use dunlin_handover::message::{Blocked, Guard, Offer, PageRequest};
+use dunlin_handover::message::{Blocked, Guard, MAX_HELD, MAX_HELD_CHUNKS, Offer, PageRequest, VolumeHeld};
 use dunlin_snapshot::MemoryTree;
 
 use super::incoming::{Arriving, Incoming, digest_of};
@@ -38,6 +38,30 @@ pub trait Lodging: Send {
     /// # Errors
     /// Why that cannot be done, for people; also that the bytes have another digest.
     fn prepare(&mut self, digest: &Digest, module: Option<Vec<u8>>) -> Result<Prepared, String>;
+
+    /// The chunks of the service's private volume that are here already.
+    ///
+    /// # Errors
+    /// Why they cannot be listed, for people.
+    fn volume_held(&mut self) -> Result<Vec<Digest>, String> {
+        Ok(Vec::new())
+    }
+
+    /// Puts chunks of the volume to those that are here.
+    ///
+    /// # Errors
+    /// Why they cannot be stored, for people.
+    fn store_volume(&mut self, _chunks: &[Vec<u8>]) -> Result<(), String> {
+        Err("a program without a volume has no chunks of one".to_owned())
+    }
+
+    /// Has the chunks that came on stable storage.
+    ///
+    /// # Errors
+    /// Why that cannot be done, for people.
+    fn sync_volume(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The sizes in bytes of the memories that the state besides memory speaks of.
     ///
@@ -245,7 +269,7 @@ struct Driver<'a> {
     arriving: Option<Arriving>,
     /// Digests that are of no use any more.
     spent: Vec<MemoryTree>,
-    /// Pages came that may not be on stable storage yet.
+    /// Pages or chunks of the volume came that may not be on stable storage yet.
     unstable: bool,
     parts: Parts,
 }
@@ -320,7 +344,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Before the stop, what is said to the source (that a round arrived) is said when the pages of the round are on
+    /// Before the stop, what is said to the source (that a round arrived) is said when what came in the round is on
     /// stable storage: so the source measures storage too, and the stop finds little that is not. Returns whether there
     /// were any.
     fn stabilise(&mut self) -> bool {
@@ -328,7 +352,9 @@ impl Driver<'_> {
             return false;
         }
         let Some(stager) = &self.stager else { return false };
-        if let Err(reason) = Stager::synced(&stager.sync()) {
+        let answer = stager.sync();
+        let volume = self.lodging.sync_volume();
+        if let Err(reason) = Stager::synced(&answer).and(volume) {
             self.report(Event::Failed(reason));
         }
         true
@@ -354,11 +380,18 @@ impl Driver<'_> {
                 let module = (!module.is_empty()).then_some(module);
                 self.incoming = Some(Incoming::new(self.prepare(&digest, module)?));
                 self.stager = Some(Stager::create(self.stage.clone()).map_err(|error| text(&error))?);
+                let mut held = self.lodging.volume_held()?;
+                held.truncate(MAX_HELD_CHUNKS);
+                held.chunks(MAX_HELD).for_each(|held| self.report(Event::VolumeHeld(VolumeHeld(held.to_vec()))));
                 self.report(Event::Prepared { took: start.elapsed() });
             }
             Action::StorePages(pages) => {
                 self.incoming.as_mut().ok_or("nothing was prepared")?.store(&pages)?;
                 self.put(Order::Pages(pages));
+                self.unstable = true;
+            }
+            Action::StoreVolume(chunks) => {
+                self.lodging.store_volume(&chunks.0)?;
                 self.unstable = true;
             }
             Action::StoreState(chunk) => append(&mut self.rest, &chunk.bytes)?,

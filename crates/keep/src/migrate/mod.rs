@@ -20,6 +20,7 @@ mod program;
 mod shelf;
 mod source;
 pub(crate) mod stage;
+mod volume;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -33,6 +34,7 @@ pub use program::{Resident, Runner, Track};
 pub use shelf::Shelf;
 pub use source::{Program, Source, SourceHandle, SourceReport, SourceRun, Stopped};
 pub use stage::{Contents, Missing, StageError, Staged, load, read};
+pub use volume::Supply;
 
 /// Why a driver could not do its work. What became of the service is told by the outcome, not by this.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, PAGE_SIZE};
 use dunlin_engine::Tracker;
 use dunlin_handover::LedgerCall;
 use dunlin_handover::converge::Mode;
@@ -16,6 +16,7 @@ use super::link::{Connection, Input, Stream, ledger};
 use super::outgoing::{Outgoing, text};
 use super::shelf::Shelf;
 use super::stage::{Order, Stager};
+use super::volume::{Ahead, Supply};
 use super::{Clock, Error, LedgerWay, OnPhase, Progress};
 
 /// Bytes of the module or of the state besides memory in one message.
@@ -59,6 +60,8 @@ pub struct Source {
     pub module: Arc<[u8]>,
     /// Watches the program's memories.
     pub tracker: Tracker,
+    /// Its private volume, if it has one.
+    pub volume: Option<Box<dyn Supply>>,
     /// Whether pages are compressed (Zstandard).
     pub compress: bool,
     /// The file in which post-copy keeps the whole state until the destination has it.
@@ -156,7 +159,7 @@ impl SourceRun {
         way: Box<dyn LedgerWay>,
     ) -> Result<SourceReport, Error> {
         let Self { parts, inputs, heard, mut on_phase } = self;
-        let Source { config, module, tracker, compress, retain, guard, progress } = parts;
+        let Source { config, module, tracker, volume, compress, retain, guard, progress } = parts;
         let clock = Clock::start();
         let calls = ledger(way, inputs.clone())?;
         let connection = Connection::open(0, stream, &inputs)?;
@@ -168,6 +171,7 @@ impl SourceRun {
             clock,
             program,
             outgoing: Outgoing::new(tracker, compress),
+            volume: Ahead::new(volume),
             module,
             module_digest,
             retain,
@@ -214,6 +218,7 @@ struct Driver<'a> {
     clock: Clock,
     program: &'a mut dyn Program,
     outgoing: Outgoing,
+    volume: Ahead,
     module: Arc<[u8]>,
     module_digest: Digest,
     retain: Shelf,
@@ -316,21 +321,14 @@ impl Driver<'_> {
             }
             Action::Throttle(percent) => self.program.throttle(percent),
             Action::Scan => match self.scan() {
-                Ok(pages) => self.report(Event::Scanned { pages }),
+                Ok((pages, volume)) => self.report(Event::Scanned { pages, volume }),
                 Err(reason) => self.report(Event::Failed(reason)),
             },
-            Action::SendPages { round, max } => {
-                if let Some(pages) = self.outgoing.batch(round, max) {
-                    if let Some(stager) = self.retained.as_ref().filter(|_| !self.leaves_behind) {
-                        self.outgoing.has_kept(&pages);
-                        stager.put(Order::Pages(pages.clone()));
-                    }
-                    self.report(Event::Pages(pages));
-                }
-                let left = self.outgoing.unsent();
-                self.report(Event::BatchEnd { left });
-                self.unsettled = left == 0;
-            }
+            Action::VolumeHeld(held) => self.volume.held(held.0),
+            Action::SendPages { round, max } => match self.send(round, max) {
+                Ok(left) => self.report(Event::BatchEnd { left }),
+                Err(reason) => self.report(Event::Failed(reason)),
+            },
             Action::StopGuest => {
                 self.stands = true;
                 let inputs = self.inputs.clone();
@@ -340,6 +338,7 @@ impl Driver<'_> {
             }
             Action::Capture { retain } => match self.capture(retain) {
                 Ok((rest, left, state_hash)) => {
+                    self.volume.end();
                     left.into_iter().for_each(|left| self.report(Event::LeftBehind(left)));
                     self.chunks(&rest, Event::State);
                     self.report(Event::Captured { state_hash });
@@ -370,9 +369,31 @@ impl Driver<'_> {
         }
     }
 
-    /// Finds what changed. Where memory is likely to be left behind, the copy that is then kept grows while the program
-    /// runs, so that the stop need not wait for all of it.
-    fn scan(&mut self) -> Result<u64, String> {
+    /// Sends chunks of the volume, or pages; tells how much is left, in pages. In post-copy, memory comes after the switch.
+    fn send(&mut self, round: u32, max: u32) -> Result<u64, String> {
+        let memory_waits = self.mode == Mode::Postcopy && !self.stands;
+        if let Some(chunks) = self.volume.batch()? {
+            self.report(Event::VolumeChunks(chunks));
+        } else if !memory_waits && let Some(pages) = self.outgoing.batch(round, max) {
+            if let Some(stager) = self.retained.as_ref().filter(|_| !self.leaves_behind) {
+                self.outgoing.has_kept(&pages);
+                stager.put(Order::Pages(pages.clone()));
+            }
+            self.report(Event::Pages(pages));
+        }
+        let pages = if memory_waits { 0 } else { self.outgoing.unsent() };
+        self.unsettled = pages == 0;
+        Ok(pages.saturating_add(self.volume.unsent().div_ceil(PAGE_SIZE as u64)))
+    }
+
+    /// Finds what changed: pages, and bytes of the volume. Where memory is likely to be left behind, the copy that is then
+    /// kept grows while the program runs, so that the stop need not wait for all of it.
+    fn scan(&mut self) -> Result<(u64, u64), String> {
+        let volume = if self.machine.sends_volume() { self.volume.scan()? } else { 0 };
+        Ok((self.scan_memory()?, volume))
+    }
+
+    fn scan_memory(&mut self) -> Result<u64, String> {
         let pages = self.outgoing.scan()?;
         let before = core::mem::replace(&mut self.scanned, pages);
         if self.stands {

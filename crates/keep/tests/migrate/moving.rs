@@ -95,6 +95,7 @@ impl World {
             },
             module: self.program.wasm.clone(),
             tracker,
+            volume: None,
             compress,
             retain: shelf(&self.directory.join("retained")),
             guard: Box::new(|| guard(Role::Source)),

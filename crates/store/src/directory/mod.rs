@@ -147,6 +147,10 @@ impl ChunkStore for DirectoryStore {
         Ok(self.view().index.contains_key(digest))
     }
 
+    fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        Ok(self.view().index.get(digest).map(|place| place.len.into()))
+    }
+
     fn list(&self) -> Result<Vec<Digest>, StoreError> {
         Ok(self.view().index.keys().copied().collect())
     }

@@ -264,6 +264,11 @@ impl Volume {
         &self.chunks.store
     }
 
+    /// What its chunks are sealed with.
+    pub fn sealing(&self) -> &Arc<dyn Sealing> {
+        &self.sealing
+    }
+
     /// What tells the volume from all others.
     pub fn id(&self) -> [u8; 16] {
         self.root.id

@@ -149,6 +149,7 @@ impl Place {
             },
             module: self.module.wasm.clone().into(),
             tracker,
+            volume: None,
             compress: how.compress,
             retain: self.setting.storage.join(format!("retained-{}", std::process::id())).into(),
             guard: Box::new(|| Box::new(dunlin_handover::message::ChannelGuard)),

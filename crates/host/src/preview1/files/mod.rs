@@ -13,6 +13,7 @@ pub(crate) mod paths;
 pub(crate) mod stat;
 pub(crate) mod state;
 pub(crate) mod volume;
+pub(crate) mod volume_ahead;
 pub(crate) mod volume_state;
 
 use cap_std::fs::Dir;
@@ -26,6 +27,7 @@ use crate::preview1::files::backing::{Content, Tree};
 use crate::preview1::files::host::{HostDirectory, Place, open_mount};
 use crate::preview1::files::listing::ListingV1;
 use crate::preview1::files::volume::MountedVolume;
+use crate::preview1::files::volume_ahead::VolumeHandle;
 
 /// The kinds of files that preview 1 knows.
 pub(crate) mod filetype {
@@ -157,6 +159,11 @@ impl Files {
     /// The first failure of the volume that was not the program's doing.
     pub(crate) fn volume_trouble(&self) -> Option<String> {
         self.volume.as_ref()?.trouble()
+    }
+
+    /// The private volume, for others.
+    pub(crate) fn volume(&self) -> Option<VolumeHandle> {
+        self.volume.as_ref().map(MountedVolume::handle)
     }
 
     /// The private volume.

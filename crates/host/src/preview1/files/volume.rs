@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use dunlin_base::Digest;
 use dunlin_store::{
-    DirectoryEntry, Error as VolumeError, FileKind, Handle, Ino, Manifest, OpenFile, OpenFlags, Options, Quota,
-    SetTime, Volume,
+    Ahead, DirectoryEntry, Error as VolumeError, FileKind, Handle, Ino, OpenFile, OpenFlags, Options, Quota, SetTime,
+    Volume,
 };
 use rustix::fs::Advice;
 
@@ -19,6 +19,7 @@ use crate::memory::{self, Memory};
 use crate::preview1::clocks::VIRTUAL_EPOCH;
 use crate::preview1::files::backing::{Content, Opened, Opening, To, Tree};
 use crate::preview1::files::stat::{Stat, Time};
+use crate::preview1::files::volume_ahead::VolumeHandle;
 use crate::preview1::files::{Mode, filetype};
 
 /// The device that all files of a volume are on: one that the host's own files are never on, whose numbers have 32 bits.
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     volume: Mutex<Volume>,
     /// The first failure that is not the program's doing: it is told no more than `EIO`.
     trouble: Mutex<Option<String>>,
+    /// What of it goes to another host ahead of a freeze.
+    pub(super) ahead: Mutex<Option<Ahead>>,
 }
 
 /// A program's private volume.
@@ -117,7 +120,8 @@ impl MountedVolume {
     }
 
     pub(super) fn new(guest: String, volume: Volume, offer: &PrivateVolume, lineage: Vec<Digest>) -> Self {
-        let shared = Arc::new(Shared { volume: Mutex::new(volume), trouble: Mutex::default() });
+        let shared =
+            Arc::new(Shared { volume: Mutex::new(volume), trouble: Mutex::default(), ahead: Mutex::default() });
         let committer = offer.commit_every.map(|time| Committer::start(shared.clone(), time));
         Self { guest, shared, carry: offer.carry.clone(), lineage, _committer: committer }
     }
@@ -150,14 +154,9 @@ impl MountedVolume {
         })
     }
 
-    /// Commits, and lists the chunks that the volume needs.
-    pub(crate) fn manifest(&self) -> Result<Manifest, Error> {
-        self.act("commit", Volume::manifest)
-    }
-
-    /// The bytes of a chunk.
-    pub(crate) fn chunk(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        self.act("read", |volume| Ok(volume.store().get(digest)?))
+    /// For whoever moves the program.
+    pub(crate) fn handle(&self) -> VolumeHandle {
+        VolumeHandle::new(self.guest.clone(), self.shared.clone())
     }
 
     /// The first failure that was not the program's doing.

@@ -25,6 +25,10 @@ use crate::sections::{Frozen, Sections, kind};
 /// behind by this program, and nobody has changed it since.
 const LINEAGE: usize = 64;
 
+/// The name under which a store keeps the root of a state that does not carry all that it needs: whoever begins again from
+/// that state finds the rest here, whatever became of the volume since.
+pub(super) const PINNED: &str = "state";
+
 /// The volume, at a freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeV1 {
@@ -246,8 +250,17 @@ impl MountedVolume {
 
     fn contents(&self, known: &BTreeSet<Digest>, limits: &Limits) -> Result<ContentsV1, Error> {
         let (needed, chunks, bytes) = self.act("read", |volume| {
-            let manifest = volume.manifest()?;
-            let travel: Vec<Digest> = manifest.chunks.difference(known).copied().collect();
+            let mut ahead = self.shared.ahead();
+            let manifest = match &mut *ahead {
+                Some(ahead) => {
+                    let root = volume.commit()?;
+                    ahead.look(&**volume.store(), &**volume.sealing(), root)?
+                }
+                None => volume.manifest()?,
+            };
+            let has = |digest: &&Digest| ahead.as_ref().is_some_and(|ahead| ahead.elsewhere().contains(digest));
+            let travel: Vec<Digest> =
+                manifest.chunks.difference(known).filter(|digest| !has(digest)).copied().collect();
             let (mut chunks, mut bytes) = (Vec::new(), 0_u64);
             for chunk in export(&**volume.store(), &travel) {
                 let (_, chunk) = chunk?;
@@ -361,6 +374,7 @@ fn check_successor(frozen: &VolumeV1, offer: &PrivateVolume) -> Result<(), Error
 fn gather(frozen: &VolumeV1, contents: Option<ContentsV1>, offer: &PrivateVolume) -> Result<(), Error> {
     let failed = |source| Error::Volume { action: "open", guest: frozen.guest.clone(), source };
     let incomplete = |source| Error::VolumeContents { guest: frozen.guest.clone(), source };
+    let whole = contents.as_ref().is_some_and(|contents| contents.chunks.len() == contents.needed.len());
     if let Some(ContentsV1 { needed, chunks }) = contents {
         let manifest = Manifest { root: frozen.root, chunks: needed.into_iter().collect() };
         receive(&*offer.store, &manifest, chunks).map_err(incomplete)?;
@@ -368,8 +382,12 @@ fn gather(frozen: &VolumeV1, contents: Option<ContentsV1>, offer: &PrivateVolume
     // What the sections say is needed is their word; what the root names counts.
     let manifest = Manifest::of(&*offer.store, &*offer.sealing, frozen.root).map_err(failed)?;
     let absent = missing(&manifest, &*offer.store).map_err(|error| failed(error.into()))?;
-    match absent.first() {
-        None => Ok(()),
-        Some(first) => Err(incomplete(dunlin_store::ImportError::Missing { count: absent.len(), first: *first })),
+    if let Some(first) = absent.first() {
+        return Err(incomplete(dunlin_store::ImportError::Missing { count: absent.len(), first: *first }));
     }
+    // Either makes what came durable.
+    let pin = (!whole).then_some(frozen.root);
+    let pinned = offer.store.root(PINNED).map_err(|error| failed(error.into()))?;
+    let durable = if pin == pinned { offer.store.sync() } else { offer.store.set_root(PINNED, pin) };
+    durable.map_err(|error| failed(error.into()))
 }

@@ -1,0 +1,121 @@
+//! The private volume of a program that runs, for whoever moves it: most of it goes ahead of the freeze.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use dunlin_base::Digest;
+use dunlin_store::{Ahead, Error as VolumeError};
+
+use crate::error::Error;
+use crate::preview1::files::volume::Shared;
+use crate::preview1::files::volume_state::PINNED;
+
+/// Roots are looked at so often while the program replaces them.
+const TRIES: u32 = 5;
+
+/// The private volume of a world, which the program uses meanwhile.
+#[derive(Debug, Clone)]
+pub struct VolumeHandle {
+    guest: String,
+    shared: Arc<Shared>,
+}
+
+impl VolumeHandle {
+    pub(super) fn new(guest: String, shared: Arc<Shared>) -> Self {
+        Self { guest, shared }
+    }
+
+    /// Begins to send chunks ahead of a freeze. Freezes leave out what has gone, until the result is dropped. One at a time.
+    pub fn send_ahead(&self) -> VolumeAhead {
+        *self.shared.ahead() = Some(Ahead::default());
+        VolumeAhead(self.clone())
+    }
+
+    /// The state that the program was thawed from is not needed any more: what only that state needs of the volume goes
+    /// with the next garbage.
+    ///
+    /// # Errors
+    /// [`Error::Volume`].
+    pub fn let_go(&self) -> Result<(), Error> {
+        self.act("commit", |volume| if volume.store().root(PINNED)?.is_some() { volume.unpin(PINNED) } else { Ok(()) })
+    }
+
+    fn act<T>(
+        &self,
+        action: &'static str,
+        act: impl FnOnce(&mut dunlin_store::Volume) -> Result<T, VolumeError>,
+    ) -> Result<T, Error> {
+        self.shared.attempt(act).map_err(|source| self.failed(action, source))
+    }
+
+    fn failed(&self, action: &'static str, source: Option<VolumeError>) -> Error {
+        let source = source.unwrap_or(VolumeError::Inconsistent("an earlier call ended in a panic"));
+        Error::Volume { action, guest: self.guest.clone(), source }
+    }
+}
+
+/// Chunks of a private volume that go ahead of a freeze.
+#[derive(Debug)]
+pub struct VolumeAhead(VolumeHandle);
+
+impl VolumeAhead {
+    /// The other side has these chunks.
+    pub fn held(&mut self, digests: Vec<Digest>) {
+        if let Some(ahead) = &mut *self.0.shared.ahead() {
+            ahead.held(digests);
+        }
+    }
+
+    /// Commits the volume and finds what the other side lacks of it: how many bytes.
+    ///
+    /// # Errors
+    /// [`Error::Volume`].
+    pub fn scan(&mut self) -> Result<u64, Error> {
+        let handle = &self.0;
+        let mut tries = 0;
+        loop {
+            let commit = |volume: &mut dunlin_store::Volume| {
+                Ok((volume.commit()?, volume.store().clone(), volume.sealing().clone()))
+            };
+            let (root, store, sealing) = handle.act("commit", commit)?;
+            let mut ahead = handle.shared.ahead();
+            let Some(ahead) = &mut *ahead else { return Ok(0) };
+            // The program goes on meanwhile.
+            match ahead.look(&*store, &*sealing, root) {
+                Ok(_) => return Ok(ahead.unsent()),
+                // What it has replaced may be gone already.
+                Err(_) if tries < TRIES && store.root(dunlin_store::HEAD).is_ok_and(|head| head != Some(root)) => {
+                    tries += 1;
+                }
+                Err(error) => return Err(handle.failed("read", Some(error))),
+            }
+        }
+    }
+
+    /// The bytes that the other side lacks, as of the last scan.
+    pub fn unsent(&self) -> u64 {
+        self.0.shared.ahead().as_ref().map_or(0, Ahead::unsent)
+    }
+
+    /// The next chunks for the other side, of at most so many bytes together; none when it has them all.
+    ///
+    /// # Errors
+    /// [`Error::Volume`] if one cannot be read or is damaged.
+    pub fn batch(&mut self, bytes: usize) -> Result<Vec<Vec<u8>>, Error> {
+        let store = self.0.act("read", |volume| Ok(volume.store().clone()))?;
+        let batch = self.0.shared.ahead().as_mut().map_or_else(|| Ok(Vec::new()), |ahead| ahead.batch(&*store, bytes));
+        batch.map_err(|error| self.0.failed("read", Some(error)))
+    }
+}
+
+impl Drop for VolumeAhead {
+    fn drop(&mut self) {
+        *self.0.shared.ahead() = None;
+    }
+}
+
+impl Shared {
+    /// What goes ahead, if anything does.
+    pub(super) fn ahead(&self) -> MutexGuard<'_, Option<Ahead>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
