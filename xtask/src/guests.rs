@@ -17,6 +17,7 @@ const TARGET: &str = "wasm32-wasip1";
 // A name a line: programs come and go.
 #[rustfmt::skip]
 const RUST: &[&str] = &[
+    "archive",
     "attested",
     "deep",
     "dirtier",

@@ -27,8 +27,8 @@ const HISTORY: TableDefinition<'_, &[u8; 24], &[u8]> = TableDefinition::new("his
 
 const FORMAT: u64 = 1;
 
-/// Small: the working set is one state per service.
-const CACHE: usize = 16 << 20;
+/// Small: the working set is one state per service, and receipts are written once and hardly ever read.
+const CACHE: usize = 2 << 20;
 
 /// A ledger in a file. Clones share it.
 #[derive(Clone)]

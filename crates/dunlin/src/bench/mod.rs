@@ -7,6 +7,7 @@ mod handshake;
 mod latency;
 pub(crate) mod live;
 mod machine;
+pub(crate) mod moved;
 pub(crate) mod overhead;
 mod sealed;
 mod startup;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 
 use crate::bench::overhead::Effort;
-use crate::bench::{attest, capture, live, overhead, volume, wasi};
+use crate::bench::{attest, capture, live, moved, overhead, volume, wasi};
 use crate::failure::{Exit, Failure, Result};
 use crate::parse;
 use crate::report::run::json;
@@ -105,9 +105,11 @@ struct Wasi {
 const VOLUME: &str = "\
 Examples:
   dunlin bench volume
-  dunlin bench volume --at /var/lib/dunlin --json     on the disk that is to be used";
+  dunlin bench volume --at /var/lib/dunlin --json     on the disk that is to be used
+  cargo xtask guests                                  build the guests first
+  dunlin bench volume --moves 5 --size 256            what moving with a volume costs";
 
-/// A private volume, against a mounted directory and native files
+/// A private volume, against a mounted directory and native files, or what moving with it costs
 #[derive(Debug, Args)]
 struct Volume {
     /// As JSON
@@ -116,6 +118,12 @@ struct Volume {
     /// How often each side is measured
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
+    /// Instead of that, move a service with a volume between two nodes, so often in each mode
+    #[arg(long, value_name = "N", conflicts_with = "rounds", conflicts_with = "files")]
+    moves: Option<usize>,
+    /// Where the guests are, for moves
+    #[arg(long, value_name = "DIR", default_value = "testing/guests")]
+    guests: PathBuf,
     /// Size of the large file in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     size: u32,
@@ -276,16 +284,21 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
             })?;
             text::print(&if *as_json { json(&report)? } else { report.text() });
         }
-        BenchCommand::Volume(Volume { json: as_json, rounds, size, files, at }) => {
+        BenchCommand::Volume(Volume { json: as_json, rounds, moves, guests, size, files, at }) => {
             let measured = |scratch: &Path| {
-                let scratch = scratch.to_owned();
-                volume::measure(&volume::Setup { rounds: *rounds, mebibytes: *size, files: *files, scratch })
+                let (scratch, mebibytes) = (scratch.to_owned(), *size);
+                if let Some(rounds) = *moves {
+                    let setup = moved::Setup { rounds, mebibytes, guests: guests.clone(), scratch };
+                    let report = moved::measure(&setup)?;
+                    return if *as_json { json(&report) } else { Ok(report.text()) };
+                }
+                let report = volume::measure(&volume::Setup { rounds: *rounds, mebibytes, files: *files, scratch })?;
+                if *as_json { json(&report) } else { Ok(report.text()) }
             };
-            let report = match at {
+            text::print(&match at {
                 Some(directory) => with_scratch_in(directory, measured),
                 None => with_scratch(measured),
-            }?;
-            text::print(&if *as_json { json(&report)? } else { report.text() });
+            }?);
         }
         BenchCommand::Capture(Capture { json: as_json, guests }) => {
             let report = with_scratch(|scratch| capture::measure(guests, scratch))?;

@@ -131,6 +131,7 @@ impl Source {
                 }
             }
             (Phase::Finishing(_), Event::State(chunk)) if chunk.is_well_formed() => {
+                self.statistics.ram.downtime_bytes += chunk.bytes.len() as u64;
                 self.party.send(now, &Message::State(chunk));
             }
             (Phase::Finishing(finishing), Event::LeftBehind(left)) if finishing.lazy && left.is_well_formed() => {
