@@ -65,6 +65,7 @@ pub struct PrivateVolume {
     pub(crate) carry: Carry,
     pub(crate) rewind: bool,
     pub(crate) commit_every: Option<Duration>,
+    pub(crate) complete: bool,
 }
 
 /// Which chunks of a private volume a freeze puts into its sections.
@@ -93,6 +94,7 @@ impl PrivateVolume {
             carry: Carry::default(),
             rewind: false,
             commit_every: None,
+            complete: false,
         }
     }
 
@@ -129,6 +131,14 @@ impl PrivateVolume {
     #[must_use]
     pub fn rewind(mut self, rewind: bool) -> Self {
         self.rewind = rewind;
+        self
+    }
+
+    /// Whoever brings a state has put every chunk that it does not carry into the store, one by one: a thaw looks through what
+    /// the state carries, and takes no longer for a larger volume. Otherwise it looks for everything that the volume needs.
+    #[must_use]
+    pub fn complete(mut self, complete: bool) -> Self {
+        self.complete = complete;
         self
     }
 

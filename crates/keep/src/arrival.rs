@@ -79,7 +79,7 @@ impl Arrival {
             order,
             keys,
             migration,
-            config: given.config(&spec, &around)?,
+            config: given.config(&spec, &around, true)?,
             given,
             spec,
             around,

@@ -119,8 +119,9 @@ impl Given {
         self.volume.clone()
     }
 
-    /// What the program's world is made of, or goes on with.
-    pub(crate) fn config(&self, spec: &Spec, around: &Around) -> Result<Config, Failure> {
+    /// What the program's world is made of, or goes on with. `arrives`: its state comes in a move, and its volume has come
+    /// ahead.
+    pub(crate) fn config(&self, spec: &Spec, around: &Around, arrives: bool) -> Result<Config, Failure> {
         let limits = dunlin_host::Limits { descriptors: spec.limits.descriptors, ..dunlin_host::Limits::default() };
         let mut config = Config::new().args(spec.args.iter().cloned()).limits(limits);
         config = config.carrier(around.carrier.clone()).mobility(around.mobility.clone());
@@ -146,7 +147,11 @@ impl Given {
         if let Some(volume) = self.volume.as_deref() {
             let Volume { guest, seal, .. } = volume;
             // A state from storage is older than what the program has done to its volume since.
-            let volume = PrivateVolume::new(volume.store()?).sealing(seal.clone()).guest(guest.clone()).rewind(true);
+            let volume = PrivateVolume::new(volume.store()?)
+                .sealing(seal.clone())
+                .guest(guest.clone())
+                .rewind(true)
+                .complete(arrives);
             config = config.volume(volume.commit_every(COMMIT_EVERY));
         }
         Ok(config)

@@ -86,7 +86,7 @@ impl Service {
         origin: Origin,
         office: &mut Office,
     ) -> Result<Self, Failure> {
-        let config = given.config(&spec, &around)?;
+        let config = given.config(&spec, &around, false)?;
         let (needs, volume) = (given.needs(), given.volume());
         let Given { module, states, .. } = given;
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;

@@ -1,24 +1,24 @@
 //! Chunks that go to another store ahead of the root that needs them, while the volume is written to.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use dunlin_base::Digest;
 
 use crate::error::{Damage, Error};
 use crate::seal::Sealing;
 use crate::store::{MAX_STORED, Store};
-use crate::travel::Manifest;
-use crate::walk::{Known, Walk};
+use crate::walk::{Place, Walk};
 
 /// Most chunks in one batch.
 const BATCH: usize = 1024;
 
-/// What another store has and lacks of a volume. A later look at a later root reads only what changed since.
+/// What another store lacks of a volume. A look at a later root reads what changed since the one before, and nothing else.
 #[derive(Debug, Default)]
 pub struct Ahead {
-    known: Known,
-    elsewhere: BTreeSet<Digest>,
-    /// What it lacks of the last root, with sizes.
+    seen: HashSet<Place>,
+    /// What the other store has, or is to be sent.
+    known: HashSet<Digest>,
+    /// What is to be sent, with sizes. Some of it may be of earlier roots only.
     unsent: VecDeque<(Digest, u64)>,
     bytes: u64,
 }
@@ -26,39 +26,37 @@ pub struct Ahead {
 impl Ahead {
     /// The other store has these.
     pub fn held(&mut self, digests: impl IntoIterator<Item = Digest>) {
-        self.elsewhere.extend(digests);
+        self.known.extend(digests);
     }
 
-    /// What the other store has, as far as is known.
-    pub fn elsewhere(&self) -> &BTreeSet<Digest> {
-        &self.elsewhere
-    }
-
-    /// The bytes that the other store lacks of the last root.
+    /// The bytes that are to be sent.
     pub fn unsent(&self) -> u64 {
         self.bytes
     }
 
-    /// The chunks that `root` needs; those that the other store lacks are to be sent.
+    /// The other store needs what `root` needs, too.
     ///
     /// # Errors
-    /// As [`Manifest::of`].
-    pub fn look(&mut self, store: &dyn Store, sealing: &dyn Sealing, root: Digest) -> Result<Manifest, Error> {
-        let mut walk = Walk::new(store, sealing, &mut self.known);
+    /// [`Error::Damaged`], [`Error::Inconsistent`], [`Error::Store`]. A root that the volume has replaced meanwhile may not be
+    /// whole any more.
+    pub fn look(&mut self, store: &dyn Store, sealing: &dyn Sealing, root: Digest) -> Result<(), Error> {
+        // After an error it is not known what lies behind what was seen.
+        let mut walk = Walk::beyond(store, sealing, core::mem::take(&mut self.seen));
         walk.root(root)?;
-        let manifest = Manifest { root, chunks: walk.needed_only() };
-        (self.unsent, self.bytes) = (VecDeque::new(), 0);
-        for digest in manifest.chunks.difference(&self.elsewhere) {
-            let size = store.size(digest)?.unwrap_or(0);
-            self.unsent.push_back((*digest, size));
-            self.bytes += size;
+        let (found, seen) = walk.found();
+        for Place { digest, .. } in found {
+            if self.known.insert(digest) {
+                let size = store.size(&digest)?.unwrap_or(0);
+                self.unsent.push_back((digest, size));
+                self.bytes += size;
+            }
         }
-        Ok(manifest)
+        self.seen = seen;
+        Ok(())
     }
 
-    /// Verified chunks that the other store lacks, with at most so many bytes together, but for one that is larger alone.
-    /// From here on it has them. Those that have gone since, because the volume does not need them any more, are left out;
-    /// none is left when there is none in the batch.
+    /// Verified chunks to be sent, with at most so many bytes together, but for one that is larger alone. Those that the
+    /// volume does not have any more, because it does not need them, are left out; none is left when the batch is empty.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Store`].
@@ -68,16 +66,32 @@ impl Ahead {
         while let Some((digest, size)) = self.unsent.front().copied()
             && (chunks.is_empty() || (taken + size <= most && chunks.len() < BATCH))
         {
+            let chunk = read(store, digest)?;
             self.unsent.pop_front();
             self.bytes = self.bytes.saturating_sub(size);
-            let Some(chunk) = store.get(&digest)? else { continue };
-            if Digest::of(&chunk) != digest {
-                return Err(Error::Damaged { digest, problem: Damage::Digest });
-            }
-            self.elsewhere.insert(digest);
+            let Some(chunk) = chunk else {
+                // It may be needed again some day.
+                self.known.remove(&digest);
+                self.seen.clear();
+                continue;
+            };
             taken += size;
             chunks.push(chunk);
         }
         Ok(chunks)
     }
+
+    /// Everything that is still to be sent, and that the volume still has.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Store`].
+    pub fn rest(&self, store: &dyn Store) -> impl Iterator<Item = Result<(Digest, Vec<u8>), Error>> {
+        let chunk = |digest: Digest| Ok(read(store, digest)?.map(|chunk| (digest, chunk)));
+        self.unsent.iter().filter_map(move |(digest, _)| chunk(*digest).transpose())
+    }
+}
+
+fn read(store: &dyn Store, digest: Digest) -> Result<Option<Vec<u8>>, Error> {
+    let Some(chunk) = store.get(&digest)? else { return Ok(None) };
+    if Digest::of(&chunk) == digest { Ok(Some(chunk)) } else { Err(Error::Damaged { digest, problem: Damage::Digest }) }
 }

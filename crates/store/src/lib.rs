@@ -35,7 +35,7 @@ pub use memory::MemoryStore;
 pub use record::FileKind;
 pub use seal::{ChunkKind, Plain, SealError, Sealing};
 pub use store::{ChunkStore, HEAD, MAX_STORED, Roots, Store, StoreError};
-pub use travel::{ImportError, Manifest, export, import, missing, receive};
+pub use travel::{ImportError, Manifest, export, import, missing, missing_beside, receive};
 pub use volume::{
     DirectoryEntry, Handle, Ino, OpenFile, OpenFlags, Options, Quota, RootSummary, SetTime, Stat, Usage, Volume,
 };

@@ -1,6 +1,6 @@
 //! Volumes between stores: which chunks a root needs, which of them are missing, and which nobody needs any more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use dunlin_base::Digest;
 use dunlin_wire::{Reader, Writer};
@@ -9,7 +9,7 @@ use crate::error::{Damage, Error};
 use crate::seal::Sealing;
 use crate::store::{ChunkStore, HEAD, MAX_STORED, Store, StoreError};
 use crate::volume::Volume;
-use crate::walk::{Known, Walk};
+use crate::walk::Walk;
 
 /// A root and every chunk that it needs, itself included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,11 +153,26 @@ impl Manifest {
     /// # Errors
     /// [`Error::Damaged`], [`Error::Inconsistent`], [`Error::Store`].
     pub fn of(store: &dyn Store, sealing: &dyn Sealing, root: Digest) -> Result<Self, Error> {
-        let mut known = Known::default();
-        let mut walk = Walk::new(store, sealing, &mut known);
+        let mut walk = Walk::new(store, sealing);
         walk.root(root)?;
         Ok(Self { root, chunks: walk.needed() })
     }
+}
+
+/// Those chunks of `root` that `store` does not have, as far as can be told by looking into the root and `came`: for
+/// whoever knows that the others were put there one by one. Takes no longer for a larger volume.
+///
+/// # Errors
+/// As [`Manifest::of`].
+pub fn missing_beside(
+    store: &dyn Store,
+    sealing: &dyn Sealing,
+    root: Digest,
+    came: &HashSet<Digest>,
+) -> Result<Vec<Digest>, Error> {
+    let mut walk = Walk::into_only(store, sealing, came);
+    walk.root(root)?;
+    Ok(missing(&Manifest { root, chunks: walk.needed() }, store)?)
 }
 
 impl Volume {
@@ -184,8 +199,7 @@ impl Volume {
     /// The same for what is committed.
     pub(crate) fn drop_garbage(&self) -> Result<u64, Error> {
         let (store, sealing) = self.parts();
-        let mut known = Known::default();
-        let mut walk = Walk::new(&**store, &**sealing, &mut known);
+        let mut walk = Walk::new(&**store, &**sealing);
         for (_, root) in store.roots()? {
             walk.root(root)?;
         }

@@ -1,7 +1,6 @@
 //! What a root needs: a walk over its chunks that reads what names other chunks, and nothing else.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 
 use dunlin_base::Digest;
 
@@ -15,85 +14,93 @@ use crate::volume::read_root;
 
 /// A chunk and what it is: the node of a tree whose leaves are of this kind, so many levels above them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+pub(crate) struct Place {
     height: u8,
     kind: ChunkKind,
-    digest: Digest,
+    pub(crate) digest: Digest,
 }
-
-/// What chunks name, as earlier walks have read it. Chunks are known by their contents, so that this never changes.
-#[derive(Debug, Default)]
-pub(crate) struct Known(HashMap<Place, Arc<[Place]>>);
 
 /// A walk over what roots need. Every chunk is looked at once, however often it is named, so the walk ends with the chunks
 /// that are there.
 pub(crate) struct Walk<'a> {
     store: &'a dyn Store,
     sealing: &'a dyn Sealing,
-    known: &'a mut Known,
+    /// Only these are looked into.
+    only: Option<&'a HashSet<Digest>>,
     seen: HashSet<Place>,
+    /// What was seen, in order.
+    found: Vec<Place>,
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(store: &'a dyn Store, sealing: &'a dyn Sealing, known: &'a mut Known) -> Self {
-        Self { store, sealing, known, seen: HashSet::new() }
+    pub(crate) fn new(store: &'a dyn Store, sealing: &'a dyn Sealing) -> Self {
+        Self { store, sealing, only: None, seen: HashSet::new(), found: Vec::new() }
+    }
+
+    /// A walk that goes no further than to what was seen before.
+    pub(crate) fn beyond(store: &'a dyn Store, sealing: &'a dyn Sealing, seen: HashSet<Place>) -> Self {
+        Self { seen, ..Self::new(store, sealing) }
+    }
+
+    /// A walk that looks into the root and these chunks, and sees what they name.
+    pub(crate) fn into_only(store: &'a dyn Store, sealing: &'a dyn Sealing, only: &'a HashSet<Digest>) -> Self {
+        Self { only: Some(only), ..Self::new(store, sealing) }
     }
 
     /// The chunks that were seen.
     pub(crate) fn needed(self) -> BTreeSet<Digest> {
-        self.seen.into_iter().map(|place| place.digest).collect()
+        self.found.into_iter().map(|place| place.digest).collect()
     }
 
-    /// The same, and forgets what chunks name that were not.
-    pub(crate) fn needed_only(self) -> BTreeSet<Digest> {
-        self.known.0.retain(|place, _| self.seen.contains(place));
-        self.needed()
+    /// What was seen now, and what was seen ever.
+    pub(crate) fn found(self) -> (Vec<Place>, HashSet<Place>) {
+        (self.found, self.seen)
     }
 
     pub(crate) fn root(&mut self, digest: Digest) -> Result<(), Error> {
+        if !self.sees(Place { height: 0, kind: ChunkKind::Root, digest }) {
+            return Ok(());
+        }
         let root = read_root(self.store, self.sealing, digest)?;
-        self.seen.insert(Place { height: 0, kind: ChunkKind::Root, digest });
         let Some((height, table)) = root.table else { return Ok(()) };
         self.visit(root.id, Place { height, kind: ChunkKind::Inodes, digest: table }, true)
+    }
+
+    /// Whether it was not seen before.
+    fn sees(&mut self, place: Place) -> bool {
+        let is_new = self.seen.insert(place);
+        if is_new {
+            self.found.push(place);
+        }
+        is_new
     }
 
     /// `top`: it is the uppermost node of its tree.
     fn visit(&mut self, id: [u8; 16], place: Place, top: bool) -> Result<(), Error> {
         let is_last = place.height == 0 && place.kind != ChunkKind::Inodes;
-        if !self.seen.insert(place) || is_last {
+        if !self.sees(place) || is_last || self.only.is_some_and(|only| !only.contains(&place.digest)) {
             return Ok(());
         }
-        let named = match self.known.0.get(&place) {
-            Some(named) => named.clone(),
-            None => {
-                let named: Arc<[Place]> = self.read(id, place, top)?.into();
-                self.known.0.insert(place, named.clone());
-                named
-            }
-        };
-        // What a page of inodes names are other trees.
-        let top = place.height == 0;
-        named.iter().try_for_each(|child| self.visit(id, *child, top))
-    }
-
-    fn read(&self, id: [u8; 16], place: Place, top: bool) -> Result<Vec<Place>, Error> {
         let Place { height, kind, digest } = place;
         let damaged = |problem| Error::Damaged { digest, problem };
         if let Some(below) = height.checked_sub(1) {
             let bytes = chunks::open(self.store, self.sealing, ChunkKind::Node, id, digest)?;
-            let children = children(&bytes, top).map_err(damaged)?;
-            return Ok(children.into_iter().map(|(_, digest)| Place { height: below, kind, digest }).collect());
+            for (_, digest) in children(&bytes, top).map_err(damaged)? {
+                self.visit(id, Place { height: below, kind, digest }, false)?;
+            }
+            return Ok(());
         }
         let bytes = chunks::open(self.store, self.sealing, ChunkKind::Inodes, id, digest)?;
-        let inodes = decode_inodes(&bytes).map_err(damaged)?;
-        let tree = |body: &BodyRecord| {
-            let (tree, kind) = match body {
+        for (_, inode) in decode_inodes(&bytes).map_err(damaged)? {
+            let (tree, kind) = match &inode.body {
                 BodyRecord::File { tree, .. } => (*tree, ChunkKind::Data),
                 BodyRecord::Directory { tree, .. } => (*tree, ChunkKind::Entries),
-                BodyRecord::Symlink { .. } => return None,
+                BodyRecord::Symlink { .. } => continue,
             };
-            tree.map(|(height, digest)| Place { height, kind, digest })
-        };
-        Ok(inodes.iter().filter_map(|(_, inode)| tree(&inode.body)).collect())
+            if let Some((height, digest)) = tree {
+                self.visit(id, Place { height, kind, digest }, true)?;
+            }
+        }
+        Ok(())
     }
 }

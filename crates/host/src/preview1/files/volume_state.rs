@@ -4,11 +4,11 @@
 //! into the store and opens that root, but leaves the store's current root as it is: only the first commit of the
 //! program that goes on replaces it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use dunlin_base::Digest;
 use dunlin_snapshot::HostSection;
-use dunlin_store::{HEAD, Ino, Manifest, OpenFile, RootSummary, Volume, export, missing, receive};
+use dunlin_store::{HEAD, Ino, Manifest, OpenFile, RootSummary, Volume, export, missing, missing_beside, receive};
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::config::{Carry, Limits, PrivateVolume, Source};
@@ -249,33 +249,36 @@ impl MountedVolume {
     }
 
     fn contents(&self, known: &BTreeSet<Digest>, limits: &Limits) -> Result<ContentsV1, Error> {
-        let (needed, chunks, bytes) = self.act("read", |volume| {
-            let mut ahead = self.shared.ahead();
-            let manifest = match &mut *ahead {
-                Some(ahead) => {
-                    let root = volume.commit()?;
-                    ahead.look(&**volume.store(), &**volume.sealing(), root)?
-                }
-                None => volume.manifest()?,
-            };
-            let has = |digest: &&Digest| ahead.as_ref().is_some_and(|ahead| ahead.elsewhere().contains(digest));
-            let travel: Vec<Digest> =
-                manifest.chunks.difference(known).filter(|digest| !has(digest)).copied().collect();
-            let (mut chunks, mut bytes) = (Vec::new(), 0_u64);
-            for chunk in export(&**volume.store(), &travel) {
-                let (_, chunk) = chunk?;
-                bytes += chunk.len() as u64;
-                // What is too much is only counted.
-                if bytes <= limits.volume_contents {
-                    chunks.push(chunk);
-                }
+        let (mut chunks, mut bytes) = (Vec::new(), 0_u64);
+        let mut take = |chunk: Vec<u8>| {
+            bytes += chunk.len() as u64;
+            // What is too much is only counted.
+            if bytes <= limits.volume_contents {
+                chunks.push(chunk);
             }
-            Ok((manifest.chunks.into_iter().collect(), chunks, bytes))
+        };
+        let needed = self.act("read", |volume| {
+            if let Some(ahead) = &mut *self.shared.ahead() {
+                let (root, store, sealing) = (volume.commit()?, volume.store(), volume.sealing());
+                ahead.look(&**store, &**sealing, root)?;
+                // The other side has the rest, and whoever begins from this state there finds out what the root needs.
+                let mut travel = BTreeSet::new();
+                for chunk in ahead.rest(&**store) {
+                    let (digest, chunk) = chunk?;
+                    travel.insert(digest);
+                    take(chunk);
+                }
+                return Ok(travel);
+            }
+            let manifest = volume.manifest()?;
+            let travel: Vec<Digest> = manifest.chunks.difference(known).copied().collect();
+            export(&**volume.store(), &travel).try_for_each(|chunk| chunk.map(|(_, chunk)| take(chunk)))?;
+            Ok(manifest.chunks)
         })?;
         if bytes > limits.volume_contents {
             return Err(Error::VolumeTooLarge { bytes, limit: limits.volume_contents });
         }
-        Ok(ContentsV1 { needed, chunks })
+        Ok(ContentsV1 { needed: needed.into_iter().collect(), chunks })
     }
 }
 
@@ -374,14 +377,24 @@ fn check_successor(frozen: &VolumeV1, offer: &PrivateVolume) -> Result<(), Error
 fn gather(frozen: &VolumeV1, contents: Option<ContentsV1>, offer: &PrivateVolume) -> Result<(), Error> {
     let failed = |source| Error::Volume { action: "open", guest: frozen.guest.clone(), source };
     let incomplete = |source| Error::VolumeContents { guest: frozen.guest.clone(), source };
-    let whole = contents.as_ref().is_some_and(|contents| contents.chunks.len() == contents.needed.len());
+    let mut sent = 0;
+    let mut came = HashSet::new();
     if let Some(ContentsV1 { needed, chunks }) = contents {
+        if offer.complete {
+            came = needed.iter().copied().collect();
+        }
         let manifest = Manifest { root: frozen.root, chunks: needed.into_iter().collect() };
-        receive(&*offer.store, &manifest, chunks).map_err(incomplete)?;
+        receive(&*offer.store, &manifest, &chunks).map_err(incomplete)?;
+        sent = chunks.len();
     }
     // What the sections say is needed is their word; what the root names counts.
-    let manifest = Manifest::of(&*offer.store, &*offer.sealing, frozen.root).map_err(failed)?;
-    let absent = missing(&manifest, &*offer.store).map_err(|error| failed(error.into()))?;
+    let (absent, whole) = if offer.complete {
+        (missing_beside(&*offer.store, &*offer.sealing, frozen.root, &came).map_err(failed)?, false)
+    } else {
+        let manifest = Manifest::of(&*offer.store, &*offer.sealing, frozen.root).map_err(failed)?;
+        let absent = missing(&manifest, &*offer.store).map_err(|error| failed(error.into()))?;
+        (absent, sent >= manifest.chunks.len())
+    };
     if let Some(first) = absent.first() {
         return Err(incomplete(dunlin_store::ImportError::Missing { count: absent.len(), first: *first }));
     }
