@@ -60,7 +60,6 @@ pub struct ReleaseLog {
     path: PathBuf,
     file: File,
     last: Digest,
-    releases: Vec<Release>,
     /// After a failed write nobody knows what is in the file.
     broken: bool,
 }
@@ -80,22 +79,10 @@ impl ReleaseLog {
         let mut file = options.read(true).append(true).create(true).mode(0o600).open(path).map_err(io)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
-        let (mut rest, mut last, mut releases) = (bytes.as_slice(), Digest([0; 32]), Vec::new());
-        while let Some((length, body)) = rest.split_first_chunk::<4>() {
-            let length = u32::from_le_bytes(*length) as usize;
-            if length > MAX_ENTRY {
-                return Err(VaultError::Record { path: path.to_owned(), number: releases.len() });
-            }
-            let Some((entry, behind)) = body.split_at_checked(length) else { break };
-            match Entry::from_bytes(entry) {
-                Ok(Entry { before, release }) if before == last => releases.push(release),
-                _ => return Err(VaultError::Record { path: path.to_owned(), number: releases.len() }),
-            }
-            last = Digest::of(entry);
-            rest = behind;
-        }
-        file.set_len((bytes.len() - rest.len()) as u64).map_err(io)?;
-        Ok(Self { path: path.to_owned(), file, last, releases, broken: false })
+        let mut last = Digest([0; 32]);
+        let whole = read(path, &bytes, |_, digest| last = digest)?;
+        file.set_len(whole as u64).map_err(io)?;
+        Ok(Self { path: path.to_owned(), file, last, broken: false })
     }
 
     /// Puts a release on record, durably.
@@ -111,7 +98,6 @@ impl ReleaseLog {
         let framed = [&(entry.len() as u32).to_le_bytes()[..], &entry].concat();
         self.file.write_all(&framed).and_then(|()| self.file.sync_data()).map_err(io)?;
         self.last = Digest::of(&entry);
-        self.releases.push(release.clone());
         self.broken = false;
         Ok(())
     }
@@ -122,8 +108,37 @@ impl ReleaseLog {
         self.last
     }
 
-    /// All releases, oldest first.
-    pub fn releases(&self) -> &[Release] {
-        &self.releases
+    /// All releases, oldest first, as the file has them. Nothing of them is kept in memory.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn releases(&self) -> Result<Vec<Release>, VaultError> {
+        let io = |source| VaultError::Io { path: self.path.clone(), source };
+        let bytes = std::fs::read(&self.path).map_err(io)?;
+        let mut releases = Vec::new();
+        read(&self.path, &bytes, |release, _| releases.push(release))?;
+        Ok(releases)
     }
+}
+
+/// Gives `each` release and the digest of its entry, and checks the chain. The length of all whole entries.
+fn read(path: &Path, bytes: &[u8], mut each: impl FnMut(Release, Digest)) -> Result<usize, VaultError> {
+    let (mut rest, mut last, mut number) = (bytes, Digest([0; 32]), 0);
+    let damaged = |number| VaultError::Record { path: path.to_owned(), number };
+    while let Some((length, body)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > MAX_ENTRY {
+            return Err(damaged(number));
+        }
+        let Some((entry, behind)) = body.split_at_checked(length) else { break };
+        let Ok(Entry { before, release }) = Entry::from_bytes(entry) else { return Err(damaged(number)) };
+        if before != last {
+            return Err(damaged(number));
+        }
+        last = Digest::of(entry);
+        each(release, last);
+        rest = behind;
+        number += 1;
+    }
+    Ok(bytes.len() - rest.len())
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use common::{Machine, World};
 use dunlin_handover::ledger::Record;
-use dunlin_keep_link::{FailCode, Origin, Report};
+use dunlin_keep_link::{EndedHow, FailCode, Origin, Report};
 
 /// Sleeps for ever, and counts in its memory how often it woke.
 const SLEEPER: &str = r#"(module
@@ -144,4 +144,45 @@ fn s05_a_stored_state_is_not_opened_with_the_key_of_another_machine() {
     let keep = b.keep();
     keep.start_service(&spec, Origin::Again, Vec::new());
     assert_eq!(keep.running().version, version);
+}
+
+/// Goes over 2048 pages again and again, and checks in each that it was there in the round before; ends after so many rounds.
+fn rounds(rounds: u32) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 129)
+            (func (export "_start") (local $round i32) (local $at i32)
+                (loop $next
+                    (local.set $at (i32.const 65536))
+                    (loop $page
+                        (if (i32.ne (i32.load (local.get $at)) (local.get $round)) (then (call $exit (i32.const 7))))
+                        (i32.store (local.get $at) (i32.add (local.get $round) (i32.const 1)))
+                        (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+                        (br_if $page (i32.lt_u (local.get $at) (i32.const 8454144))))
+                    (local.set $round (i32.add (local.get $round) (i32.const 1)))
+                    (br_if $next (i32.lt_u (local.get $round) (i32.const {rounds}))))
+                (call $exit (i32.const 0))))"#
+    )
+}
+
+#[test]
+fn a_checkpoint_that_is_copied_while_memory_changes_is_of_one_moment() {
+    let world = World::new(wat::parse_str(rounds(200_000)).unwrap());
+    let machine = Machine::new(&world, "a");
+    let spec = world.spec(&["rounds"]);
+    let mut keep = machine.keep();
+    keep.start_service(&spec, Origin::First, Vec::new());
+    keep.running();
+    for version in 1..=4 {
+        assert_eq!(keep.checkpoint().version, version);
+        // It runs on where it is, and where it begins again it is as it was.
+        if version % 2 == 0 {
+            keep.kill();
+            keep = machine.keep();
+            keep.start_service(&spec, Origin::Again, Vec::new());
+            assert_eq!(keep.running().version, version);
+        }
+    }
+    assert_eq!(keep.ended().how, EndedHow::Exited(0));
 }

@@ -203,16 +203,29 @@ fn most_of_a_volume_goes_ahead_of_the_stop_and_what_is_there_does_not_go_again()
         keep = next;
     }
     // It dies, and begins again from the state that came: that needs what is in the volume here.
-    keep.kill();
-    drop(keep);
-    let again = machines[at].keep();
-    again.start_service(&spec, Origin::Again, more(&machines[at]));
-    again.running();
+    let begin_again = |keep: common::Keep| {
+        keep.kill();
+        drop(keep);
+        let again = machines[at].keep();
+        again.start_service(&spec, Origin::Again, more(&machines[at]));
+        again.running();
+        again
+    };
+    let keep = begin_again(keep);
+    line();
+    // A checkpoint relies on the volume, too, unless it is to be good elsewhere.
+    assert!(keep.checkpoint_of(true).bytes > size);
+    assert!(keep.checkpoint().bytes < LITTLE);
+    let states = fs::read_dir(&machines[at].states).unwrap().map(|entry| entry.unwrap().file_name());
+    let states: Vec<_> =
+        states.map(|name| name.into_string().unwrap()).filter(|name| name.contains("state-")).collect();
+    assert!(matches!(&states[..], [only] if only.starts_with("local-state-")), "{states:?}");
+    let keep = begin_again(keep);
     line();
     drop(lines);
-    assert_eq!(again.ended().how, EndedHow::Exited(0));
-    drop((output, again));
-    assert_eq!(text.join().unwrap(), "12345");
+    assert_eq!(keep.ended().how, EndedHow::Exited(0));
+    drop((output, keep));
+    assert_eq!(text.join().unwrap(), "123456");
 }
 
 #[test]

@@ -109,7 +109,7 @@ pub struct Ram {
     pub transferred: u64,
     /// Still to send.
     pub remaining: u64,
-    /// The program's memory.
+    /// The program's memory, and what the destination lacked of its volume.
     pub total: u64,
     /// Zero pages, which travel as a number.
     pub duplicate: u64,

@@ -369,7 +369,7 @@ fn most_of_a_volume_goes_ahead_of_the_freeze_and_its_state_needs_the_rest_of_the
     assert_eq!(contents(&mut again, "file 7"), [7; 50_000]);
     drop(again);
     // Until there is another state.
-    moved_handle.let_go().unwrap();
+    moved_handle.was_committed(false).unwrap();
     assert!(collect() > 0);
     assert!(World::thaw(&frozen, with(PrivateVolume::new(there.clone()).rewind(true))).is_err());
 

@@ -18,7 +18,7 @@ pub use channel::{Channel, ChannelError, Received};
 pub use gate::{Gate, OutOfOrder};
 pub use order::{
     About, BrokerCall, Call, Challenge, Identity, MigrateIn, MigrateOut, Order, Origin, Proof, ProofReply, Start, Stop,
-    StopHow, WishRefused, Witness,
+    StopHow, TakeCheckpoint, WishRefused, Witness,
 };
 pub use packet::{MAX_DESCRIPTORS, MAX_PACKET, Packet, PacketError, Versions};
 pub use report::{

@@ -28,7 +28,7 @@ messages! {
         /// Run a service.
         Start(Start) = 16,
         /// Put the program's state on stable storage and into the ledger, and let it run on.
-        Checkpoint(Call) = 17,
+        Checkpoint(TakeCheckpoint) = 17,
         /// End the program, and then the keep.
         Stop(Stop) = 18,
         /// Say what runs here, for a client's nonce.
@@ -78,7 +78,8 @@ impl Order {
         match self {
             Self::Identity(identity) => Some(identity.order),
             Self::Start(start) => Some(start.order),
-            Self::Checkpoint(call) | Self::Query(call) => Some(call.order),
+            Self::Query(call) => Some(call.order),
+            Self::Checkpoint(take) => Some(take.order),
             Self::Stop(stop) => Some(stop.order),
             Self::Attest(challenge) => Some(challenge.order),
             Self::MigrateOut(migrate) => Some(migrate.order),
@@ -97,6 +98,18 @@ pub struct Call {
 }
 
 wire_struct!(Call, "order", { order });
+
+/// Take a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakeCheckpoint {
+    /// Its number.
+    pub order: OrderId,
+    /// With all that is in the private volume, so that it is good on another machine as well. Otherwise the volume here is
+    /// part of it.
+    pub whole: bool,
+}
+
+wire_struct!(TakeCheckpoint, "checkpoint", { order, whole });
 
 /// A client asks what it talks to. Answered by `Attested`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks: version 1, the first. Later programs speak the newest and the one before it.
-    pub const SUPPORTED: Self = Self { oldest: 2, newest: 2 };
+    pub const SUPPORTED: Self = Self { oldest: 3, newest: 3 };
 
     /// The newest version that both speak.
     pub fn common(self, other: Self) -> Option<u16> {

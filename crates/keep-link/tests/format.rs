@@ -62,7 +62,7 @@ fn orders() -> Vec<Order> {
     vec![
         Order::Identity(identity),
         Order::Start(Start { order, spec: spec(), origin: Origin::Again, offered: offered(all_roles()) }),
-        Order::Checkpoint(Call { order }),
+        Order::Checkpoint(TakeCheckpoint { order, whole: true }),
         Order::Stop(Stop { order, how: StopHow::Suspend }),
         Order::Attest(Challenge { order, nonce: Nonce([0x5b; 32]) }),
         Order::MigrateOut(out),

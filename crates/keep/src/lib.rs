@@ -10,6 +10,7 @@ pub mod migrate;
 mod arrival;
 mod boot;
 mod carrier;
+mod checkpoint;
 mod code;
 mod departure;
 mod error;

@@ -20,12 +20,14 @@ use dunlin_handover::{Key, MigrationId, Nonce};
 use dunlin_identity::InstanceKey;
 use dunlin_keep_link::{
     About, Attested, Call, Challenge, Channel, Checkpointed, Ended, EndedHow, Gate, MigrateIn, MigrateOut, Order,
-    OrderId, OutOfOrder, Packet, Ready, Received, Report, Running, Start, StatusReport, Stop, StopHow, Versions,
+    OrderId, OutOfOrder, Packet, Ready, Received, Report, Running, Start, StatusReport, Stop, StopHow, TakeCheckpoint,
+    Versions,
 };
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::arrival::{Arrival, Landed};
 use crate::carrier::LinkCarrier;
+use crate::checkpoint::Kind;
 use crate::confine::Confinement;
 use crate::departure::Departure;
 use crate::error::Failure;
@@ -184,7 +186,7 @@ impl Clerk {
                 None => Err(Failure::Invalid("the keep has an identity already".to_owned())),
             },
             Order::Start(start) => self.start(start, descriptors),
-            Order::Checkpoint(Call { order }) => self.checkpoint(order),
+            Order::Checkpoint(take) => self.checkpoint(take),
             Order::Stop(stop) => self.stop(stop),
             Order::MigrateOut(migrate) => self.migrate_out(migrate, descriptors),
             Order::MigrateIn(migrate) => self.migrate_in(migrate, descriptors),
@@ -277,15 +279,17 @@ impl Clerk {
         begun.map(|()| false).inspect_err(|_| desk.go(Doing::Waiting))
     }
 
-    fn checkpoint(&self, order: OrderId) -> Result<bool, Failure> {
+    fn checkpoint(&self, take: TakeCheckpoint) -> Result<bool, Failure> {
+        let TakeCheckpoint { order, whole } = take;
         let who = self.who()?;
         let service = self.desk.pass(Doing::Running, Doing::Checkpointing, "take a checkpoint")?;
         let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
         let desk = self.desk.clone();
         spawn("dunlin-checkpoint", move || {
             let asked = Instant::now();
+            let how = Kind { whole, stay: false };
             let committed = Office::new(desk.post.clone(), who, service.spec.service)
-                .and_then(|mut office| service.checkpoint(&mut office, false));
+                .and_then(|mut office| service.checkpoint(&mut office, how));
             // Whoever hears of the end can give the next order.
             desk.go(Doing::Running);
             match committed {
@@ -316,7 +320,7 @@ impl Clerk {
         let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
         spawn("dunlin-suspend", move || {
             let committed = Office::new(desk.post.clone(), who, service.spec.service)
-                .and_then(|mut office| service.checkpoint(&mut office, true));
+                .and_then(|mut office| service.checkpoint(&mut office, Kind { whole: false, stay: true }));
             match committed {
                 Ok(committed) => {
                     service.close_connections();

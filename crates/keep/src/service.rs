@@ -1,14 +1,12 @@
 //! One instance of a service: its program runs on a thread of its own, stops to be captured, and goes on.
 
 use core::any::Any;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use dunlin_base::Digest;
 use dunlin_engine::{Instance, MemorySizes};
-use dunlin_handover::ledger::{Record, Status};
+use dunlin_handover::ledger::Record;
 use dunlin_host::{CarriedConnection, VolumeHandle, World};
 use dunlin_instrument::PASS_VERSION;
 use dunlin_keep_link::{Origin, Spec};
@@ -17,11 +15,10 @@ use dunlin_snapshot::{Features, Module, Snapshot};
 use crate::boot::{self, Plan, Stored, VolumeKeys};
 use crate::error::Failure;
 use crate::keys::Keys;
-use crate::migrate::outgoing::{Outgoing, text};
-use crate::migrate::stage::{Order, Stager};
-use crate::migrate::{Resident, Runner, Shelf, Track};
+use crate::migrate::outgoing::text;
+use crate::migrate::{Resident, Runner, Track};
 use crate::offer::{Around, Given, Loaded, Volume, limits};
-use crate::office::{Applied, Office};
+use crate::office::Office;
 use crate::states::States;
 use crate::successor::entries;
 
@@ -51,15 +48,6 @@ pub(crate) struct Inside {
     sizes: OnceLock<MemorySizes>,
     /// Those that went into the last capture.
     connections: Mutex<Vec<CarriedConnection>>,
-}
-
-/// A checkpoint that was committed.
-#[derive(Debug)]
-pub(crate) struct Committed {
-    pub(crate) version: u64,
-    pub(crate) state_hash: Digest,
-    pub(crate) bytes: u64,
-    pub(crate) pause: Duration,
 }
 
 /// What a service is made of, before it runs.
@@ -157,6 +145,12 @@ impl Service {
         *self.locked_record()
     }
 
+    /// A state of this holder was committed.
+    pub(crate) fn is_at(&self, record: Record) {
+        self.inside.version.store(record.version, Ordering::SeqCst);
+        *self.locked_record() = record;
+    }
+
     /// The service took another epoch, after a move that did not happen.
     pub(crate) fn in_epoch(&self, epoch: u64) {
         self.locked_record().epoch = epoch;
@@ -171,71 +165,6 @@ impl Service {
 
     fn locked_record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts the state on stable storage and into the ledger. The program goes on as soon as its state is copied, unless
-    /// it is to `stay` stopped; then it goes on only if this fails.
-    pub(crate) fn checkpoint(&self, office: &mut Office, stay: bool) -> Result<Committed, Failure> {
-        self.loaded.check_movable()?;
-        let record = self.record();
-        let version = record.version.saturating_add(1);
-        let seal = self.keys.objects(record.epoch)?;
-        let unfinished = self.states.unfinished();
-        self.runner.stand().map_err(Failure::Over)?;
-        let stands = Instant::now();
-        let at = Shelf::sealed(&unfinished, seal);
-        let captured = self.runner.look(move |instance, resident| capture(instance, resident, at));
-        if !stay {
-            self.runner.go_on();
-        }
-        let pause = stands.elapsed();
-        let committed = captured
-            .map_err(Failure::Over)
-            .and_then(|captured| captured.map_err(Failure::Busy))
-            .and_then(|captured| self.store(captured, version, &unfinished))
-            .and_then(|(state_hash, path, bytes)| {
-                self.commit(office, &record, state_hash, &path)?;
-                Ok(Committed { version, state_hash, bytes, pause })
-            });
-        if committed.is_err() && stay {
-            self.runner.go_on();
-        }
-        committed
-    }
-
-    fn store(&self, captured: Captured, version: u64, unfinished: &Path) -> Result<(Digest, PathBuf, u64), Failure> {
-        let Captured { stager, state_hash } = captured;
-        let failed = || Failure::system("the state cannot be written");
-        let synced = Stager::synced(&stager.sync());
-        drop(stager);
-        synced.map_err(|why| failed()(std::io::Error::other(why)))?;
-        let path = self.states.state(version, &state_hash);
-        self.states.rename(unfinished, &path).map_err(failed())?;
-        let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        Ok((state_hash, path, bytes))
-    }
-
-    /// Only after the state is on stable storage.
-    fn commit(&self, office: &mut Office, record: &Record, state_hash: Digest, path: &Path) -> Result<(), Failure> {
-        let holder = office.who().keys.holder.key();
-        let now = match office.commit(record, state_hash) {
-            Applied::Yes(receipt) => receipt.record,
-            // Nobody signs a refusal, and silence says nothing: what counts is a fresh reading.
-            Applied::No(_) | Applied::Unknown => office.read()?.record,
-        };
-        if now.status != Status::Held || !now.is_held_by(holder, record.epoch) {
-            self.runner.fence();
-            return Err(Failure::NotHolder("somebody else took the service; the program stands".to_owned()));
-        }
-        if now.state_hash != state_hash || now.version != record.version.saturating_add(1) {
-            return Err(Failure::Ledger("it has not taken the checkpoint"));
-        }
-        self.inside.version.store(now.version, Ordering::SeqCst);
-        *self.locked_record() = now;
-        self.states.clear_but(Some(path));
-        // The state on storage has all of the volume that it needs.
-        let _sooner_or_later = self.mounted.as_ref().map(VolumeHandle::let_go);
-        Ok(())
     }
 
     /// Ends the program's connections. It must stand.
@@ -325,24 +254,4 @@ impl Resident for Tenant {
             let _lost = world.commit_volume();
         }
     }
-}
-
-struct Captured {
-    stager: Stager,
-    state_hash: Digest,
-}
-
-/// Copies the whole state of a program that stands on its way to storage.
-fn capture(instance: &mut Instance, resident: &mut dyn Resident, shelf: Shelf) -> Result<Captured, String> {
-    let rest = resident.rest(instance)?;
-    let module = instance.code().map().ok_or("the program cannot be captured")?.module;
-    let tracker = instance.tracker(false).map_err(|error| text(&error))?;
-    let mut outgoing = Outgoing::new(tracker, false);
-    outgoing.scan()?;
-    let stager = Stager::create(shelf).map_err(|error| text(&error))?;
-    outgoing.begin_keeping();
-    outgoing.keep(&mut |pages| stager.put(Order::Pages(pages)));
-    stager.put(Order::Rest(rest.clone()));
-    let state_hash = outgoing.state_digest(&module, &rest);
-    Ok(Captured { stager, state_hash })
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   state-VERSION-DIGEST    a committed state, or one that is about to be committed
 //!   arrived-state-VERSION-DIGEST   one that came in a move, which is good on this machine only: under its seal, and
-//!                           without what was in its volume here
+//!                           without what is in its volume here
+//!   local-state-VERSION-DIGEST     one of a service with a volume, without what is in it, under the key of its epoch
 //!   staged-MIGRATION        a state that arrived and is not known to be committed
 //!   retained-MIGRATION      post-copy: the whole state at the source, until the destination has it
 //!   module.wasm             the module, if it came from the source of a move
@@ -34,6 +35,7 @@ use crate::migrate::{Shelf, StageError, Staged, load};
 const MODULE: &str = "module.wasm";
 const CODE: &str = "code-";
 const ARRIVED: &str = "arrived-";
+const LOCAL: &str = "local-";
 
 /// The directory, by the descriptor that the node gave.
 #[derive(Debug, Clone)]
@@ -49,6 +51,11 @@ pub(crate) struct States {
 pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) blob: Blob,
+}
+
+/// The name of a committed state without what it says about where it is good.
+fn without_prefix(name: &str) -> &str {
+    [ARRIVED, LOCAL].iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name)
 }
 
 /// The path under which a process finds a directory of which it has a descriptor.
@@ -83,6 +90,11 @@ impl States {
     /// The name of a committed state that came in a move.
     pub(crate) fn arrived(&self, version: u64, digest: &Digest) -> PathBuf {
         self.path.join(format!("{ARRIVED}{}", StateName { version, state_hash: *digest }))
+    }
+
+    /// The name of one that is good with the volume here only.
+    pub(crate) fn local(&self, version: u64, digest: &Digest) -> PathBuf {
+        self.path.join(format!("{LOCAL}{}", StateName { version, state_hash: *digest }))
     }
 
     pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
@@ -130,7 +142,7 @@ impl States {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let path = entry.path();
-            if let Ok(StateName { version, state_hash }) = name.strip_prefix(ARRIVED).unwrap_or(name).parse() {
+            if let Ok(StateName { version, state_hash }) = without_prefix(name).parse() {
                 found.push(Found { path, blob: Blob { version, state_hash, complete: true } });
             } else if name.starts_with("staged-") {
                 // One that cannot be read was not finished, and hence never committed.
@@ -149,7 +161,7 @@ impl States {
 
     /// The committed state is `keep`: nothing else is needed any more.
     pub(crate) fn clear_but(&self, keep: Option<&Path>) {
-        self.clear(&["state-", ARRIVED, "staged-", "retained-", "unfinished"], keep);
+        self.clear(&["state-", ARRIVED, LOCAL, "staged-", "retained-", "unfinished"], keep);
     }
 
     /// No compiled code is needed any more.
@@ -213,6 +225,7 @@ mod tests {
         fs::write(states.state(7, &digest), b"a").unwrap();
         fs::write(states.state(8, &digest), b"b").unwrap();
         fs::write(states.arrived(9, &digest), b"c").unwrap();
+        fs::write(states.local(10, &digest), b"d").unwrap();
         assert!(
             states.is_of_this_machine(&states.arrived(9, &digest))
                 && !states.is_of_this_machine(&states.state(8, &digest))
@@ -221,7 +234,7 @@ mod tests {
         let found = states.list(&record(9)).unwrap();
         let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
         let blob = |version| Blob { version, state_hash: digest, complete: true };
-        assert_eq!(blobs, [blob(9), blob(8), blob(7)]);
+        assert_eq!(blobs, [blob(10), blob(9), blob(8), blob(7)]);
         states.clear_but(Some(&states.state(8, &digest)));
         let mut left: Vec<String> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

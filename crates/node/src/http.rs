@@ -144,6 +144,13 @@ type Answer<T = Response> = Result<T, NodeError>;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
+struct Whole {
+    /// With all that is in the volume, so that a copy of it is good on another machine.
+    whole: bool,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
 struct Here {
     /// Only what this node has itself; nothing is passed on.
     local: bool,
@@ -269,12 +276,16 @@ async fn stop(State(node): State<Arc<Node>>, Path(name): Path<String>, Json(how)
 
 /// Puts the state on storage and into the ledger, while the program runs on.
 #[utoipa::path(
-    post, path = "/v1/services/{name}/checkpoint", params(("name" = String, Path)),
+    post, path = "/v1/services/{name}/checkpoint", params(("name" = String, Path), Whole),
     responses((status = 200, body = CheckpointDone), (status = "4XX", body = Problem), (status = "5XX", body = Problem))
 )]
-async fn checkpoint(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Answer<Json<CheckpointDone>> {
+async fn checkpoint(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    Query(Whole { whole }): Query<Whole>,
+) -> Answer<Json<CheckpointDone>> {
     let service = node.service(&name)?;
-    Ok(Json(detached(async move { verbs::checkpoint(&service).await }).await?))
+    Ok(Json(detached(async move { verbs::checkpoint(&service, whole).await }).await?))
 }
 
 /// Asks the keep in which a service runs what it is, for a client's nonce.
@@ -301,8 +312,8 @@ async fn restore(State(node): State<Arc<Node>>, Path(name): Path<String>) -> Ans
     described(node.clone(), async move { verbs::restore(&node, &service).await.map(|()| service) }).await
 }
 
-/// A copy of the last checkpoint, from which the owner can bring the service back on another machine. The state in it is
-/// sealed.
+/// A copy of the last checkpoint, which must be a whole one, from which the owner can bring the service back on another
+/// machine. The state in it is sealed.
 #[utoipa::path(
     get, path = "/v1/services/{name}/checkpoint", params(("name" = String, Path)),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Problem))

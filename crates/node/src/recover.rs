@@ -106,9 +106,14 @@ pub(crate) async fn from_backup(node: &Arc<Node>, bytes: &[u8], force: bool) -> 
     }
 }
 
-/// A copy of the last checkpoint of a service, which is here.
+/// A copy of the last checkpoint of a service, which is here and whole.
 pub(crate) fn backup(node: &Node, service: &Service) -> Result<Vec<u8>, NodeError> {
-    let none = || NodeError::Conflict(format!("{} has no checkpoint here: take one first", service.name()));
+    let none = || {
+        let name = service.name();
+        NodeError::Conflict(format!(
+            "the last state of {name} is not whole without its machine: take a whole checkpoint first"
+        ))
+    };
     let (StateName { version, state_hash }, path) = service.newest_state()?.ok_or_else(none)?;
     let state = folder::read(&path, crate::backup::BACKUP_LIMIT)?.ok_or_else(none)?;
     let document = service.record().document;

@@ -9,7 +9,7 @@ use dunlin_attest::Bytes;
 use dunlin_handover::{Nonce, ServiceId};
 use dunlin_keep_link::{
     Attested, Call, Challenge, Checkpointed, EndedHow, FailCode, Offered, Order, Origin, Report, Role, Start,
-    StatusReport, Stop, StopHow, Wish, WishRefused,
+    StatusReport, Stop, StopHow, TakeCheckpoint, Wish, WishRefused,
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -125,10 +125,10 @@ pub(crate) async fn remove(node: &Arc<Node>, service: &Arc<Service>, force: bool
 }
 
 /// Puts the state on storage and into the ledger.
-pub(crate) async fn checkpoint(service: &Arc<Service>) -> Result<CheckpointDone, NodeError> {
+pub(crate) async fn checkpoint(service: &Arc<Service>, whole: bool) -> Result<CheckpointDone, NodeError> {
     let _leave = service.begin("a checkpoint").await?;
     let instance = running(service)?;
-    let mut answers = instance.keep.order(|order| Order::Checkpoint(Call { order }), &[])?;
+    let mut answers = instance.keep.order(|order| Order::Checkpoint(TakeCheckpoint { order, whole }), &[])?;
     match answers.next("taking a checkpoint").await? {
         Report::Checkpointed(Checkpointed { order: _, version, state_hash, bytes, pause, took }) => {
             service.live(|live| live.version = Some(version));

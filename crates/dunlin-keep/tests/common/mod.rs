@@ -27,7 +27,7 @@ use dunlin_identity::{Issuer, PlatformKey, PrivateKey, PublicKey, Verifier};
 use dunlin_keep_link::{
     About, Arrived, ArrivedHow, BrokerCall, Call, Channel, Connected, ConnectionId, Ended, Identity, Left, LeftHow,
     Limits, MigrateIn, MigrateOut, Offered, Order, OrderId, Origin, Packet, Ready, Received, Report, Role,
-    SignedPolicy, Spec, Start, StatusReport, Stop, StopHow, Versions, Witness,
+    SignedPolicy, Spec, Start, StatusReport, Stop, StopHow, TakeCheckpoint, Versions, Witness,
 };
 
 /// Longest time that a test waits for anything.
@@ -411,7 +411,13 @@ impl Keep {
 
     #[track_caller]
     pub(crate) fn checkpoint(&self) -> dunlin_keep_link::Checkpointed {
-        self.order(&Order::Checkpoint(Call { order: self.number() }), &[]);
+        self.checkpoint_of(false)
+    }
+
+    /// `whole`: with what is in the volume.
+    #[track_caller]
+    pub(crate) fn checkpoint_of(&self, whole: bool) -> dunlin_keep_link::Checkpointed {
+        self.order(&Order::Checkpoint(TakeCheckpoint { order: self.number(), whole }), &[]);
         self.expect("checkpointed", |report| match report {
             Report::Checkpointed(checkpointed) => Some(*checkpointed),
             Report::Failed(failed) => panic!("the checkpoint failed: {failed:?}"),

@@ -394,7 +394,8 @@ Examples:
 
 pub(crate) fn checkpoint(args: &Checkpoint) -> Result<ExitCode> {
     let api = args.node.api()?;
-    let path = format!("/v1/services/{}/checkpoint", named(&args.name)?);
+    // A copy is for another machine.
+    let path = format!("/v1/services/{}/checkpoint?whole={}", named(&args.name)?, args.save.is_some());
     let done: CheckpointDone = talk(async {
         api.post(&path, &()).await.map_err(refused(format!("no checkpoint of {} is taken", args.name)))
     })?;

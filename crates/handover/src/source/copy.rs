@@ -106,6 +106,7 @@ impl Source {
                 self.party.send(now, &Message::Module(chunk));
             }
             (Phase::Copying(copying), Event::Scanned { pages, volume }) if copying.step == Step::Scanning => {
+                self.found_volume(volume);
                 self.scanned(now, pages, pages_of(volume));
             }
             (_, Event::VolumeChunks(chunks)) if sends_volume && chunks.is_well_formed() => {
@@ -119,6 +120,7 @@ impl Source {
             }
             (Phase::Finishing(finishing), Event::Scanned { pages, volume }) => {
                 let finishing = *finishing;
+                self.found_volume(volume);
                 self.scanned_last(now, finishing, pages.saturating_add(pages_of(volume)));
             }
             (Phase::Finishing(_), Event::BatchEnd { left }) => {
@@ -241,7 +243,14 @@ impl Source {
         self.party.link.version() >= 2
     }
 
+    /// So many bytes of the volume are still to be sent.
+    fn found_volume(&mut self, bytes: u64) {
+        let memories = self.offer.memories.iter().map(|memory| memory.pages.saturating_mul(PAGE_SIZE as u64));
+        self.statistics.ram.total = memories.fold(self.volume.saturating_add(bytes), u64::saturating_add);
+    }
+
     fn volume_chunks(&mut self, now: Time, chunks: VolumeChunks) {
+        self.volume = self.volume.saturating_add(chunks.bytes());
         let ram = &mut self.statistics.ram;
         match &self.phase {
             Phase::Copying(copying) if copying.step == Step::Sending => ram.precopy_bytes += chunks.bytes(),

@@ -97,6 +97,8 @@ pub struct Source {
     round: u32,
     /// Chunks of the volume that the destination says it has.
     held: u64,
+    /// Bytes of chunks of the volume that were sent.
+    volume: u64,
     started: Time,
     ended: Option<Time>,
     mark: Time,
@@ -267,6 +269,7 @@ impl Source {
             not_before: now,
             round: 0,
             held: 0,
+            volume: 0,
             started: now,
             ended: None,
             mark: now,

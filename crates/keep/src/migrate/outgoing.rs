@@ -121,6 +121,11 @@ impl Outgoing {
         self.tracker.method() == Method::WriteProtect
     }
 
+    /// Pages that may have changed since they were last read.
+    pub(crate) fn stale(&self) -> u64 {
+        self.memories.iter().map(|memory| memory.stale.count()).sum()
+    }
+
     pub(crate) fn unsent(&self) -> u64 {
         self.memories.iter().map(|memory| memory.unsent.count()).sum()
     }

@@ -7,7 +7,7 @@ use dunlin_store::{Ahead, Error as VolumeError};
 
 use crate::error::Error;
 use crate::preview1::files::volume::Shared;
-use crate::preview1::files::volume_state::PINNED;
+use crate::preview1::files::volume_state::{NEXT, PINNED};
 
 /// Roots are looked at so often while the program replaces them.
 const TRIES: u32 = 5;
@@ -30,13 +30,30 @@ impl VolumeHandle {
         VolumeAhead(self.clone())
     }
 
-    /// The state that the program was thawed from is not needed any more: what only that state needs of the volume goes
-    /// with the next garbage.
+    /// A state without contents is about to be committed: what the volume is now stays in its store, beside what the
+    /// state before needs.
     ///
     /// # Errors
     /// [`Error::Volume`].
-    pub fn let_go(&self) -> Result<(), Error> {
-        self.act("commit", |volume| if volume.store().root(PINNED)?.is_some() { volume.unpin(PINNED) } else { Ok(()) })
+    pub fn keep_latest(&self) -> Result<(), Error> {
+        self.act("commit", |volume| volume.pin(NEXT).map(drop))
+    }
+
+    /// A state was committed, so that those before it are not needed any more: what only they need of the volume goes
+    /// with the next garbage. `kept`: what was [kept](Self::keep_latest) for this state stays.
+    ///
+    /// # Errors
+    /// [`Error::Volume`].
+    pub fn was_committed(&self, kept: bool) -> Result<(), Error> {
+        self.act("commit", |volume| {
+            let store = volume.store();
+            let next = store.root(NEXT)?;
+            let pin = next.filter(|_| kept);
+            if store.root(PINNED)? != pin {
+                store.set_root(PINNED, pin)?;
+            }
+            if next.is_some() { Ok(store.set_root(NEXT, None)?) } else { Ok(()) }
+        })
     }
 
     fn act<T>(

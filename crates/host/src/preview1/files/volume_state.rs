@@ -29,6 +29,9 @@ const LINEAGE: usize = 64;
 /// that state finds the rest here, whatever became of the volume since.
 pub(super) const PINNED: &str = "state";
 
+/// The same of a state that is about to take its place.
+pub(super) const NEXT: &str = "next-state";
+
 /// The volume, at a freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeV1 {
@@ -402,5 +405,10 @@ fn gather(frozen: &VolumeV1, contents: Option<ContentsV1>, offer: &PrivateVolume
     let pin = (!whole).then_some(frozen.root);
     let pinned = offer.store.root(PINNED).map_err(|error| failed(error.into()))?;
     let durable = if pin == pinned { offer.store.sync() } else { offer.store.set_root(PINNED, pin) };
-    durable.map_err(|error| failed(error.into()))
+    durable.map_err(|error| failed(error.into()))?;
+    // A state that was to follow did not come to be, or is the one that was frozen.
+    match offer.store.root(NEXT).map_err(|error| failed(error.into()))? {
+        None => Ok(()),
+        Some(_) => offer.store.set_root(NEXT, None).map_err(|error| failed(error.into())),
+    }
 }
