@@ -14,7 +14,9 @@ use dunlin_handover::converge::Options;
 use dunlin_handover::destination::{self, Destination};
 use dunlin_handover::ledger::{Candidate, Checks, LedgerState, Reading, Receipt, Record, Refused, Request, Signer};
 use dunlin_handover::ledger::{Staged, Status};
-use dunlin_handover::message::{ChannelGuard, Evidence, Features, Link, MemoryShape, Versions};
+use dunlin_handover::message::{
+    ChannelGuard, Evidence, Features, Link, MemoryShape, Versions, VolumeChunks, VolumeHeld,
+};
 use dunlin_handover::source::{self, Source};
 use dunlin_handover::{Entropy, Key, Keys, Limits, MigrationId, PlatformId, ServiceId, Time};
 use libfuzzer_sys::fuzz_target;
@@ -123,7 +125,8 @@ fuzz_target!(|data: &[u8]| {
         let length = usize::from(u16::from_le_bytes([head[1], head[2]])).min(more.len());
         let (body, more) = more.split_at(length);
         let mut frame = ((12 + length + 16) as u32).to_le_bytes().to_vec();
-        frame.extend([1, 0, head[0], 0]);
+        frame.extend(Versions::SUPPORTED.newest.to_le_bytes());
+        frame.extend([head[0], 0]);
         frame.extend(sequence.to_le_bytes());
         frame.extend(body);
         frame.extend([0; 16]);
@@ -132,9 +135,12 @@ fuzz_target!(|data: &[u8]| {
         let _ = source.handle_message(now, &frame);
         // A driver that does everything at once.
         destination.handle_local(now, destination::Event::Judged { reasons: Vec::new(), module_wanted: false });
+        destination.handle_local(now, destination::Event::VolumeHeld(VolumeHeld(vec![Digest([0; 32])])));
         destination.handle_local(now, destination::Event::Prepared { took: core::time::Duration::ZERO });
         destination.handle_local(now, destination::Event::Staged { state_hash: Digest([0; 32]) });
-        source.handle_local(now, source::Event::Scanned { pages: 0, volume: 0 });
+        source.handle_local(now, source::Event::Scanned { pages: 0, volume: 1 });
+        source.handle_local(now, source::Event::VolumeChunks(VolumeChunks(vec![vec![0]])));
+        source.handle_local(now, source::Event::BatchEnd { left: 0 });
         while destination.poll_action().is_some() || destination.poll_transmit().is_some() {}
         while source.poll_action().is_some() || source.poll_transmit(now).is_some() {}
         (rest, sequence) = (more, sequence + 1);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use common::engine;
 use dunlin_base::{PAGE_SIZE, Value, ValueType};
@@ -295,7 +296,9 @@ fn memory_arrives_after_the_switch() {
     wait(&progress, 10);
     // A first round that is old by the time of the switch.
     copy(&mut tracker, &mut prepared);
-    let seen = wait(&progress, 20);
+    // However far the program was by then, it writes some more.
+    let copied = progress.try_iter().last().unwrap_or(10);
+    let seen = wait(&progress, copied + 10);
     stop.request();
     let mut instance = program.join().unwrap();
     let rest = instance.capture_rest().unwrap();
@@ -305,6 +308,7 @@ fn memory_arrives_after_the_switch() {
     let (faults, asked) = mpsc::channel();
     let mut lazy = prepared.lazy(&missing, Box::new(move |memory, page| faults.send((memory, page)).unwrap())).unwrap();
     let total: u64 = missing.iter().map(|(_, range)| range.end - range.start).sum();
+    assert!(total > 0, "nothing was written since the first round");
     assert_eq!(lazy.missing(), total);
     let reached = progress.try_iter().last().unwrap_or(seen);
     let rounds = reached + 5;
@@ -317,7 +321,7 @@ fn memory_arrives_after_the_switch() {
         bytes
     };
     // Only what is asked for, at first.
-    let (memory, page) = asked.recv().unwrap();
+    let (memory, page) = asked.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(!lazy.end().unwrap());
     assert!(lazy.place(memory, page, Some(&page_of(page))).unwrap());
     // It is there now, and the program may have changed it: a copy that comes late is not taken.
