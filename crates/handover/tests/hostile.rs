@@ -11,8 +11,9 @@ use dunlin_handover::converge::{Mode, Options};
 use dunlin_handover::destination::{self, Destination};
 use dunlin_handover::ledger::{LedgerState, Operation, Reading, Record, Recovery, Request, Signature, Staged};
 use dunlin_handover::message::{
-    Abort, AbortCode, Chunk, Content, Evidence, Features, Final, HashChain, Hello, LeftBehind, Link, MemoryShape,
-    Message, Offer, Pages, Role, Round, Run, Text, Versions, Welcome,
+    Abort, AbortCode, Chunk, Content, Evidence, Features, Final, HashChain, Hello, LeftBehind, Link, MAX_HELD,
+    MAX_HELD_CHUNKS, MemoryShape, Message, Offer, Pages, Role, Round, Run, Text, Versions, VolumeChunks, VolumeHeld,
+    Welcome,
 };
 use dunlin_handover::source::{self, Source};
 use dunlin_handover::{
@@ -479,6 +480,33 @@ fn m16_what_was_staged_is_forgotten_at_the_sources_word_and_kept_when_the_link_i
     answer(&mut machine, &mut state);
     assert!(matches!(machine.outcome(), Some(source::Outcome::Stayed { epoch: 3, .. })));
     assert!(said(&mut machine, &mut peer));
+}
+
+#[test]
+fn claims_of_chunks_are_taken_up_to_a_limit_and_not_in_version_1() {
+    let mut state = ledger();
+    let (mut machine, mut peer) = source(*state.record().unwrap());
+    peer.hear(machine.poll_transmit(NOW));
+    let Message::Welcome(welcome) = welcome() else { panic!("it is one") };
+    machine.handle_message(NOW, &peer.frame(&Message::Welcome(Welcome { version: 2, ..welcome }))).unwrap();
+    peer.0.agree(2);
+    answer(&mut machine, &mut state);
+    machine.handle_message(NOW, &peer.frame(&Message::Accept(false))).unwrap();
+    let claim = Message::VolumeHeld(VolumeHeld(vec![hash(7); MAX_HELD]));
+    for _ in 0..MAX_HELD_CHUNKS / MAX_HELD {
+        machine.handle_message(NOW, &peer.frame(&claim)).unwrap();
+        while machine.poll_action().is_some() {}
+    }
+    let refused = machine.handle_message(NOW, &peer.frame(&claim)).unwrap_err();
+    assert!(refused.to_string().contains("more chunks"), "{refused}");
+    assert!(matches!(machine.outcome(), Some(source::Outcome::Stayed { epoch: 2, .. })));
+    // To those who agreed on version 1, such messages do not exist.
+    let (mut machine, mut peer, _) = staging();
+    assert!(machine.handle_message(NOW, &peer.frame(&claim)).is_err());
+    let (mut machine, mut peer, _) = waiting();
+    let chunks = Message::VolumeChunks(VolumeChunks(vec![vec![1]]));
+    assert!(machine.handle_message(NOW, &peer.frame(&chunks)).is_err());
+    assert!(machine.poll_action().is_none_or(|action| !matches!(action, destination::Action::StoreVolume(_))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dunlin_base::Digest;
-use dunlin_engine::Instance;
+use dunlin_engine::{Instance, Tracker};
 use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::Carry;
 
@@ -60,7 +60,9 @@ impl Service {
         let local = !whole && self.mounted.is_some();
         let version = record.version.saturating_add(1);
         let unfinished = self.states.unfinished();
-        let (mut copying, watching) = self.begin_copy(Shelf::sealed(&unfinished, self.keys.objects(record.epoch)?))?;
+        let shelf = Shelf::sealed(&unfinished, self.keys.objects(record.epoch)?);
+        let (tracker, watching) = self.watch()?;
+        let mut copying = Copying::new(tracker, shelf)?;
         copying.while_it_runs().map_err(Failure::Busy)?;
         self.runner.stand().map_err(Failure::Over)?;
         let stands = Instant::now();
@@ -86,19 +88,6 @@ impl Service {
             self.runner.go_on();
         }
         committed
-    }
-
-    /// Watches the program's memories, for which it must stand for a moment.
-    fn begin_copy(&self, shelf: Shelf) -> Result<(Copying, Duration), Failure> {
-        self.runner.stand().map_err(Failure::Over)?;
-        let stands = Instant::now();
-        let tracker = self.runner.look(|instance, _| instance.tracker(false).map_err(|error| text(&error)));
-        self.runner.go_on();
-        let stood = stands.elapsed();
-        let mut outgoing = Outgoing::new(tracker.map_err(Failure::Over)?.map_err(Failure::Busy)?, false);
-        outgoing.begin_keeping();
-        let stager = Stager::create(shelf).map_err(|error| Failure::Busy(text(&error)))?;
-        Ok((Copying { outgoing, stager }, stood))
     }
 
     fn store(
@@ -165,6 +154,13 @@ fn rest(instance: &mut Instance, resident: &mut dyn Resident, whole: bool) -> Re
 }
 
 impl Copying {
+    fn new(tracker: Tracker, shelf: Shelf) -> Result<Self, Failure> {
+        let mut outgoing = Outgoing::new(tracker, false);
+        outgoing.begin_keeping();
+        let stager = Stager::create(shelf).map_err(|error| Failure::Busy(text(&error)))?;
+        Ok(Self { outgoing, stager })
+    }
+
     /// Copies what a fresh instance does not have, and then what was changed meanwhile, until that is little.
     fn while_it_runs(&mut self) -> Result<(), String> {
         // Where every page must be read to find out what changed, the last round costs as much as all of it.

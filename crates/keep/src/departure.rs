@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use dunlin_base::{Digest, PAGE_SIZE};
-use dunlin_engine::Tracker;
 use dunlin_handover::message::{MemoryShape, Text, Versions};
 use dunlin_handover::source::{Config, Outcome};
 use dunlin_handover::{Keys, Limits, MigrationId};
@@ -59,7 +58,7 @@ impl Departure {
         let mut successor = weakly.then(|| Successor::new(&service.loaded, &service.spec)).transpose()?;
         let tracker = match &mut successor {
             Some(successor) => successor.tracker()?,
-            None => watch(service)?,
+            None => service.watch()?.0,
         };
         let most = service.spec.limits.memory_bytes / PAGE_SIZE as u64;
         let memories = (0..tracker.memories()).map(|index| {
@@ -169,14 +168,6 @@ impl Supply for VolumeAhead {
     fn batch(&mut self, bytes: usize) -> Result<Vec<Vec<u8>>, String> {
         Self::batch(self, bytes).map_err(|error| text(&error))
     }
-}
-
-/// Begins to watch the program's memories, for which it must stand for a moment.
-fn watch(service: &Service) -> Result<Tracker, Failure> {
-    service.runner.stand().map_err(Failure::Over)?;
-    let tracker = service.runner.look(|instance, _| instance.tracker(false).map_err(|error| text(&error)));
-    service.runner.go_on();
-    tracker.map_err(Failure::Over)?.map_err(Failure::Busy)
 }
 
 fn connections(service: &Service) -> Vec<ConnectionState> {

@@ -3,9 +3,9 @@
 use core::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use dunlin_engine::{Instance, MemorySizes};
+use dunlin_engine::{Instance, MemorySizes, Tracker};
 use dunlin_handover::ledger::Record;
 use dunlin_host::{CarriedConnection, VolumeHandle, World};
 use dunlin_instrument::PASS_VERSION;
@@ -143,6 +143,16 @@ impl Service {
     /// The record as this holder knows it.
     pub(crate) fn record(&self) -> Record {
         *self.locked_record()
+    }
+
+    /// Begins to watch the program's memories, for which it stands for a moment: for how long.
+    pub(crate) fn watch(&self) -> Result<(Tracker, Duration), Failure> {
+        self.runner.stand().map_err(Failure::Over)?;
+        let stands = Instant::now();
+        let tracker = self.runner.look(|instance, _| instance.tracker(false).map_err(|error| text(&error)));
+        self.runner.go_on();
+        let stood = stands.elapsed();
+        Ok((tracker.map_err(Failure::Over)?.map_err(Failure::Busy)?, stood))
     }
 
     /// A state of this holder was committed.

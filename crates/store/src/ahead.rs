@@ -4,7 +4,8 @@ use std::collections::{HashSet, VecDeque};
 
 use dunlin_base::Digest;
 
-use crate::error::{Damage, Error};
+use crate::chunks::read;
+use crate::error::Error;
 use crate::seal::Sealing;
 use crate::store::{MAX_STORED, Store};
 use crate::walk::{Place, Walk};
@@ -89,9 +90,4 @@ impl Ahead {
         let chunk = |digest: Digest| Ok(read(store, digest)?.map(|chunk| (digest, chunk)));
         self.unsent.iter().filter_map(move |(digest, _)| chunk(*digest).transpose())
     }
-}
-
-fn read(store: &dyn Store, digest: Digest) -> Result<Option<Vec<u8>>, Error> {
-    let Some(chunk) = store.get(&digest)? else { return Ok(None) };
-    if Digest::of(&chunk) == digest { Ok(Some(chunk)) } else { Err(Error::Damaged { digest, problem: Damage::Digest }) }
 }

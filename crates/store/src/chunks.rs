@@ -8,7 +8,7 @@ use dunlin_base::Digest;
 
 use crate::error::{Damage, Error};
 use crate::seal::{ChunkKind, Sealing};
-use crate::store::Store;
+use crate::store::{ChunkStore, Store};
 
 /// Opened chunks that are kept in memory, in bytes.
 const CACHE: usize = 32 << 20;
@@ -66,6 +66,16 @@ impl Chunks {
     }
 }
 
+/// Reads and verifies a chunk, sealed as it is, if it is there.
+pub(crate) fn read(store: &(impl ChunkStore + ?Sized), digest: Digest) -> Result<Option<Vec<u8>>, Error> {
+    let Some(sealed) = store.get(&digest)? else { return Ok(None) };
+    if Digest::of(&sealed) == digest {
+        Ok(Some(sealed))
+    } else {
+        Err(Error::Damaged { digest, problem: Damage::Digest })
+    }
+}
+
 /// Reads, verifies and opens a chunk.
 pub(crate) fn open(
     store: &dyn Store,
@@ -75,10 +85,7 @@ pub(crate) fn open(
     digest: Digest,
 ) -> Result<Vec<u8>, Error> {
     let damaged = |problem| Error::Damaged { digest, problem };
-    let sealed = store.get(&digest)?.ok_or(damaged(Damage::Missing))?;
-    if Digest::of(&sealed) != digest {
-        return Err(damaged(Damage::Digest));
-    }
+    let sealed = read(store, digest)?.ok_or(damaged(Damage::Missing))?;
     let plain = sealing.open(kind, &associated(kind, id), Cow::Owned(sealed));
     plain.map(Cow::into_owned).map_err(|error| damaged(error.into()))
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use dunlin_base::Digest;
 use dunlin_wire::{Reader, Writer};
 
+use crate::chunks::read;
 use crate::error::{Damage, Error};
 use crate::seal::Sealing;
 use crate::store::{ChunkStore, HEAD, MAX_STORED, Store, StoreError};
@@ -98,9 +99,8 @@ pub fn export<'a>(
     digests: &'a [Digest],
 ) -> impl Iterator<Item = Result<(Digest, Vec<u8>), Error>> + 'a {
     digests.iter().map(|digest| {
-        let damaged = |problem| Error::Damaged { digest: *digest, problem };
-        let bytes = store.get(digest)?.ok_or(damaged(Damage::Missing))?;
-        if Digest::of(&bytes) == *digest { Ok((*digest, bytes)) } else { Err(damaged(Damage::Digest)) }
+        let bytes = read(store, *digest)?;
+        Ok((*digest, bytes.ok_or(Error::Damaged { digest: *digest, problem: Damage::Missing })?))
     })
 }
 
@@ -182,7 +182,7 @@ impl Volume {
     /// [`Error::Damaged`], [`Error::Inconsistent`], [`Error::Store`].
     pub fn manifest(&mut self) -> Result<Manifest, Error> {
         let root = self.commit()?;
-        let (store, sealing) = self.parts();
+        let (store, sealing) = (self.store(), self.sealing());
         Manifest::of(&**store, &**sealing, root)
     }
 
@@ -198,7 +198,7 @@ impl Volume {
 
     /// The same for what is committed.
     pub(crate) fn drop_garbage(&self) -> Result<u64, Error> {
-        let (store, sealing) = self.parts();
+        let (store, sealing) = (self.store(), self.sealing());
         let mut walk = Walk::new(&**store, &**sealing);
         for (_, root) in store.roots()? {
             walk.root(root)?;

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use dunlin_base::Digest;
 use dunlin_node::{
-    ApiClient, Deploy, JobInfo, JobState, LimitsInfo, Line, MigrateRequest, ModeName, Node, ServiceInfo, StopRequest,
-    Stored, TierName, TimeoutActionName,
+    ApiClient, Deploy, JobInfo, JobState, LimitsInfo, Line, ModeName, Node, ServiceInfo, StopRequest, Stored, TierName,
 };
 use serde::Serialize;
 
 use super::machine::Machine;
 use super::statistics::Samples;
-use crate::commands::nodes;
+use crate::commands::{migrate, nodes};
 use crate::failure::{Exit, Failure, Result};
 use crate::guests::Guests;
 use crate::remote::{self, refused};
@@ -154,22 +153,7 @@ async fn begin(api: &ApiClient, name: &str, module: &str, mebibytes: u32) -> Res
 }
 
 async fn moved(api: &ApiClient, name: &str, to: &str, mode: ModeName) -> Result<JobInfo> {
-    let request = MigrateRequest {
-        to: to.to_owned(),
-        mode,
-        max_downtime_ms: (mode != ModeName::Stop).then_some(20.0),
-        timeout_action: TimeoutActionName::Stop,
-        ..MigrateRequest::default()
-    };
-    let path = format!("/v1/services/{name}/migrate");
-    let mut job: JobInfo = api.post(&path, &request).await.map_err(refused("the service does not move"))?;
-    let watch = format!("/v1/jobs/{}/watch", job.id);
-    let each = |now: JobInfo| {
-        let over = now.state.is_over();
-        job = now;
-        !over
-    };
-    api.lines(&watch, each).await.map_err(refused("the move cannot be watched"))?;
+    let job = migrate::carried_out(api, name, to, mode, 20.0).await?;
     if job.state == JobState::Done {
         return Ok(job);
     }

@@ -258,6 +258,33 @@ fn watch(api: &ApiClient, id: &str, output: OutputArgs) -> Result<ExitCode> {
     Ok(if job.state == JobState::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Moves a service, with a pause of at most so many milliseconds if that can be had, and waits for the end.
+pub(crate) async fn carried_out(
+    api: &ApiClient,
+    service: &str,
+    to: &str,
+    mode: ModeName,
+    max_downtime_ms: f64,
+) -> Result<JobInfo> {
+    let request = MigrateRequest {
+        to: to.to_owned(),
+        mode,
+        max_downtime_ms: (mode != ModeName::Stop).then_some(max_downtime_ms),
+        timeout_action: TimeoutActionName::Stop,
+        ..MigrateRequest::default()
+    };
+    let path = format!("/v1/services/{service}/migrate");
+    let mut job: JobInfo = api.post(&path, &request).await.map_err(refused("the service does not move"))?;
+    let watch = format!("/v1/jobs/{}/watch", job.id);
+    let each = |now: JobInfo| {
+        let over = now.state.is_over();
+        job = now;
+        !over
+    };
+    api.lines(&watch, each).await.map_err(refused("the move cannot be watched"))?;
+    Ok(job)
+}
+
 /// One line about a move that goes on.
 fn progress(job: &JobInfo) -> String {
     let statistics = &job.statistics;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use dunlin_node::{ApiClient, JobInfo, JobState, MigrateRequest, ModeName, Node, ServiceInfo, TimeoutActionName};
+use dunlin_node::{ApiClient, JobState, ModeName, Node, ServiceInfo};
 use serde::Serialize;
 
 use super::demo::Directory;
 use super::demo::live::{self, NAME};
-use crate::commands::nodes;
+use crate::commands::{migrate, nodes};
 use crate::failure::{Exit, Failure, Result};
 use crate::load::{Load, Totals};
 use crate::remote::{self, refused};
@@ -130,7 +130,7 @@ async fn soak(args: &Soak, nodes: &[Arc<Node>], directory: &Path) -> Result<Outc
         let mode = MODES[tried % MODES.len()];
         tried += 1;
         let to = if place(&api).await? == "a" { "b" } else { "a" };
-        let hopped = hop(&api, to, mode).await;
+        let hopped = migrate::carried_out(&api, NAME, to, mode, 10.0).await;
         tokio::time::sleep(args.rest).await;
         let seen = load.look();
         let job = match hopped {
@@ -175,26 +175,6 @@ async fn place(api: &ApiClient) -> Result<String> {
     let service: ServiceInfo =
         api.get(&format!("/v1/services/{NAME}")).await.map_err(refused("the service cannot be described"))?;
     Ok(service.line.node)
-}
-
-async fn hop(api: &ApiClient, to: &str, mode: ModeName) -> Result<JobInfo> {
-    let request = MigrateRequest {
-        to: to.to_owned(),
-        mode,
-        max_downtime_ms: (mode != ModeName::Stop).then_some(10.0),
-        timeout_action: TimeoutActionName::Stop,
-        ..MigrateRequest::default()
-    };
-    let path = format!("/v1/services/{NAME}/migrate");
-    let job: JobInfo = api.post(&path, &request).await.map_err(refused("the service does not move"))?;
-    let mut last = job.clone();
-    let each = |job: JobInfo| {
-        let over = job.state.is_over();
-        last = job;
-        !over
-    };
-    api.lines(&format!("/v1/jobs/{}/watch", job.id), each).await.map_err(refused("the move cannot be watched"))?;
-    Ok(last)
 }
 
 /// What there is once keeps that are over have ended, and the pools are full.

@@ -91,3 +91,19 @@ impl Wire for VolumeChunks {
         Ok(chunks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_too_many_and_too_large_are_refused() {
+        assert!(VolumeHeld::from_bytes(&VolumeHeld(Vec::new()).to_bytes()).is_err());
+        assert!(VolumeHeld::from_bytes(&VolumeHeld(vec![Digest([1; 32]); MAX_HELD]).to_bytes()).is_ok());
+        assert!(VolumeHeld::from_bytes(&VolumeHeld(vec![Digest([1; 32]); MAX_HELD + 1]).to_bytes()).is_err());
+        let taken = |chunks: Vec<Vec<u8>>| VolumeChunks::from_bytes(&VolumeChunks(chunks).to_bytes()).is_ok();
+        assert!(taken(vec![vec![1; MAX_VOLUME_BYTES]]) && taken(vec![vec![1]; MAX_CHUNKS]));
+        assert!(!taken(Vec::new()) && !taken(vec![Vec::new()]) && !taken(vec![vec![1]; MAX_CHUNKS + 1]));
+        assert!(!taken(vec![vec![1; MAX_VOLUME_BYTES + 1]]) && !taken(vec![vec![1; MAX_VOLUME_BYTES], vec![1]]));
+    }
+}

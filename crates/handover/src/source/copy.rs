@@ -9,8 +9,8 @@ use crate::converge::{Confirm, Convergence, Decision, Mode, Scan, TimeoutAction,
 use crate::ids::Time;
 use crate::ledger::{Candidate, Reading, Staged};
 use crate::message::{
-    AbortCode, Blocked, Content, Final, MAX_HELD_CHUNKS, MAX_PAGES, Message, Offer, Pages, Round, Versions,
-    VolumeChunks, VolumeHeld, Welcome,
+    AbortCode, Blocked, Content, Final, MAX_HELD_CHUNKS, MAX_PAGES, MemoryShape, Message, Offer, Pages, Round,
+    Versions, VolumeChunks, VolumeHeld, Welcome,
 };
 use crate::party::ProtocolError;
 use crate::statistics::Status;
@@ -245,8 +245,7 @@ impl Source {
 
     /// So many bytes of the volume are still to be sent.
     fn found_volume(&mut self, bytes: u64) {
-        let memories = self.offer.memories.iter().map(|memory| memory.pages.saturating_mul(PAGE_SIZE as u64));
-        self.statistics.ram.total = memories.fold(self.volume.saturating_add(bytes), u64::saturating_add);
+        self.statistics.ram.total = bytes_of(&self.offer.memories).saturating_add(self.volume).saturating_add(bytes);
     }
 
     fn volume_chunks(&mut self, now: Time, chunks: VolumeChunks) {
@@ -408,6 +407,12 @@ impl Source {
     fn unconverged(&mut self, now: Time, why: Unconverged) {
         self.give_up(now, AbortCode::Unconverged, &why.to_string());
     }
+}
+
+/// The bytes of all memories.
+pub(super) fn bytes_of(memories: &[MemoryShape]) -> u64 {
+    let bytes = memories.iter().map(|memory| memory.pages.saturating_mul(PAGE_SIZE as u64));
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// The pages that so many bytes would fill.

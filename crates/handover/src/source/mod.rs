@@ -252,7 +252,7 @@ impl Source {
         };
         party.send(now, &Message::Hello(hello));
         let mut statistics = Statistics { status: Status::Setup, ..Statistics::default() };
-        statistics.ram.total = memories.iter().map(|memory| memory.pages.saturating_mul(PAGE_SIZE as u64)).sum();
+        statistics.ram.total = copy::bytes_of(&memories);
         Self {
             party,
             migration,

@@ -318,10 +318,6 @@ impl Volume {
         Ok(())
     }
 
-    pub(crate) fn parts(&self) -> (&Arc<dyn Store>, &Arc<dyn Sealing>) {
-        (&self.chunks.store, &self.sealing)
-    }
-
     fn set_pin(&self, name: &str, root: Option<Digest>) -> Result<(), Error> {
         if name == HEAD {
             return Err(Error::Invalid("`head` is the name of the current root"));

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use dunlin_base::Digest;
 use dunlin_node::{
-    ApiClient, Deploy, DowntimeParts, JobInfo, JobState, LimitsInfo, MigrateRequest, ModeName, Node, ServiceInfo,
-    ServiceLine, Stored, TierName, TimeoutActionName,
+    ApiClient, Deploy, DowntimeParts, JobInfo, JobState, LimitsInfo, ModeName, Node, ServiceInfo, ServiceLine, Stored,
+    TierName,
 };
 use serde::Serialize;
 
@@ -135,26 +135,11 @@ impl Stage {
     }
 
     async fn hop(&self, api: &ApiClient, load: &Load, to: &str, mode: ModeName) -> Result<Hop> {
-        let request = MigrateRequest {
-            to: to.to_owned(),
-            mode,
-            max_downtime_ms: (mode != ModeName::Stop).then_some(5.0),
-            timeout_action: TimeoutActionName::Stop,
-            ..MigrateRequest::default()
-        };
         load.look();
         let at_ms = text::milliseconds(load.elapsed());
-        let path = format!("/v1/services/{NAME}/migrate");
-        let job: JobInfo = api.post(&path, &request).await.map_err(refused("the service does not move"))?;
-        let mut last = job.clone();
-        let each = |job: JobInfo| {
-            let over = job.state.is_over();
-            last = job;
-            !over
-        };
-        api.lines(&format!("/v1/jobs/{}/watch", job.id), each).await.map_err(refused("the move cannot be watched"))?;
+        let job = migrate::carried_out(api, NAME, to, mode, 5.0).await?;
         tokio::time::sleep(REST).await;
-        Ok(Hop { at_ms, job: last, seen: load.look() })
+        Ok(Hop { at_ms, job, seen: load.look() })
     }
 
     fn timeline(&self, hop: &Hop) {

@@ -87,6 +87,20 @@ impl Shared {
             Some(error)
         })
     }
+
+    /// The same for whoever runs the program, which sees the volume as `guest`.
+    pub(super) fn act<T>(
+        &self,
+        guest: &str,
+        action: &'static str,
+        act: impl FnOnce(&mut Volume) -> Result<T, VolumeError>,
+    ) -> Result<T, Error> {
+        self.attempt(act).map_err(|source| Error::Volume {
+            action,
+            guest: guest.to_owned(),
+            source: source.unwrap_or(VolumeError::Inconsistent("an earlier call ended in a panic")),
+        })
+    }
 }
 
 /// An error and its causes in one line.
@@ -147,11 +161,7 @@ impl MountedVolume {
         action: &'static str,
         act: impl FnOnce(&mut Volume) -> Result<T, VolumeError>,
     ) -> Result<T, Error> {
-        self.shared.attempt(act).map_err(|source| Error::Volume {
-            action,
-            guest: self.guest.clone(),
-            source: source.unwrap_or(VolumeError::Inconsistent("an earlier call ended in a panic")),
-        })
+        self.shared.act(&self.guest, action, act)
     }
 
     /// For whoever moves the program.

@@ -61,12 +61,11 @@ impl VolumeHandle {
         action: &'static str,
         act: impl FnOnce(&mut dunlin_store::Volume) -> Result<T, VolumeError>,
     ) -> Result<T, Error> {
-        self.shared.attempt(act).map_err(|source| self.failed(action, source))
+        self.shared.act(&self.guest, action, act)
     }
 
-    fn failed(&self, action: &'static str, source: Option<VolumeError>) -> Error {
-        let source = source.unwrap_or(VolumeError::Inconsistent("an earlier call ended in a panic"));
-        Error::Volume { action, guest: self.guest.clone(), source }
+    fn unreadable(&self, source: VolumeError) -> Error {
+        Error::Volume { action: "read", guest: self.guest.clone(), source }
     }
 }
 
@@ -103,7 +102,7 @@ impl VolumeAhead {
                 Err(_) if tries < TRIES && store.root(dunlin_store::HEAD).is_ok_and(|head| head != Some(root)) => {
                     tries += 1;
                 }
-                Err(error) => return Err(handle.failed("read", Some(error))),
+                Err(error) => return Err(handle.unreadable(error)),
             }
         }
     }
@@ -120,7 +119,7 @@ impl VolumeAhead {
     pub fn batch(&mut self, bytes: usize) -> Result<Vec<Vec<u8>>, Error> {
         let store = self.0.act("read", |volume| Ok(volume.store().clone()))?;
         let batch = self.0.shared.ahead().as_mut().map_or_else(|| Ok(Vec::new()), |ahead| ahead.batch(&*store, bytes));
-        batch.map_err(|error| self.0.failed("read", Some(error)))
+        batch.map_err(|error| self.0.unreadable(error))
     }
 }
 
