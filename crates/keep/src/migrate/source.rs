@@ -250,6 +250,9 @@ impl Driver<'_> {
                 if self.machine.handle_message(now, &frame).is_err() {
                     self.pump();
                     self.close();
+                } else if self.machine.poll_timeout().is_some_and(|due| due <= now) {
+                    // While frames come without a break, nothing else says that this side lives.
+                    self.machine.handle_timeout(now);
                 }
             }
             Input::LinkLost(link) => {

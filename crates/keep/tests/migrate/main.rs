@@ -14,7 +14,7 @@ use dunlin_base::Digest;
 use dunlin_engine::{Lazy, Tier};
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
 use dunlin_handover::message::Role;
-use dunlin_handover::{destination, source};
+use dunlin_handover::{Limits, destination, source};
 use dunlin_keep::migrate::{SourceReport, load};
 
 use moving::{Ways, options};
@@ -46,6 +46,22 @@ fn moves_in_mode_precopy() {
 #[test]
 fn moves_in_mode_precopy_in_an_interpreter() {
     moves(Mode::Precopy, &compressed(), Tier::Wasmi);
+}
+
+#[test]
+fn a_destination_that_has_much_to_store_is_not_taken_for_silent() {
+    let limits =
+        Limits { keepalive: Duration::from_millis(100), peer_silence: Duration::from_millis(800), ..moving::limits() };
+    for mode in [Mode::Stop, Mode::Precopy] {
+        let world = World::new(Tier::Cranelift, Duration::from_micros(200));
+        // Two seconds without a moment in which nothing waits to be stored.
+        let moving = world.begin(options(mode), &Ways { limits: limits.clone(), chunks: 50, ..Ways::default() });
+        let (source, _runner) = moving.source.join().unwrap();
+        let (destination, there) = moving.destination.join().unwrap();
+        assert!(matches!(source.outcome, source::Outcome::Moved { .. }), "{source:?} {destination:?}");
+        assert_eq!(there.stored, (0..50).map(|chunk| vec![chunk]).collect::<Vec<_>>());
+        world.check(there.runner.as_ref().unwrap());
+    }
 }
 
 #[test]

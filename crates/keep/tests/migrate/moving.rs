@@ -11,6 +11,7 @@ use dunlin_handover::message::{Evidence, Features, Guard, HashChain, MemoryShape
 use dunlin_handover::{Entropy, Limits, MigrationId, destination, source};
 use dunlin_keep::migrate::{
     Destination, DestinationHandle, DestinationReport, Progress, Runner, Source, SourceHandle, SourceReport, Stream,
+    Supply,
 };
 
 use crate::world::{There, World, keys, named, shelf};
@@ -55,11 +56,43 @@ pub(crate) struct Ways {
     pub(crate) to: (&'static str, &'static str),
     pub(crate) limits: Limits,
     pub(crate) compress: bool,
+    /// Chunks of a volume that go along; storing one takes the destination a while.
+    pub(crate) chunks: u8,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { from: ("first", "platform a"), to: ("second", "platform b"), limits: limits(), compress: false }
+        Self {
+            from: ("first", "platform a"),
+            to: ("second", "platform b"),
+            limits: limits(),
+            compress: false,
+            chunks: 0,
+        }
+    }
+}
+
+/// A volume of small chunks that nobody changes, one to a message.
+struct Chunks {
+    all: u8,
+    unsent: u8,
+}
+
+impl Supply for Chunks {
+    fn held(&mut self, _: Vec<Digest>) {}
+
+    fn scan(&mut self) -> Result<u64, String> {
+        Ok(self.unsent())
+    }
+
+    fn unsent(&self) -> u64 {
+        self.unsent.into()
+    }
+
+    fn batch(&mut self, _: usize) -> Result<Vec<Vec<u8>>, String> {
+        let next = self.all - self.unsent;
+        self.unsent = self.unsent.saturating_sub(1);
+        Ok(if next < self.all { vec![vec![next]] } else { Vec::new() })
     }
 }
 
@@ -72,7 +105,7 @@ impl World {
     }
 
     pub(crate) fn move_away(&self, mut runner: Runner, tracker: Tracker, options: Options, ways: &Ways) -> Move {
-        let Ways { from, to, limits, compress } = ways.clone();
+        let Ways { from, to, limits, compress, chunks } = ways.clone();
         let (near, far) = self.hands.wire();
         let progress = Progress::default();
         let record = self.record();
@@ -95,7 +128,7 @@ impl World {
             },
             module: self.program.wasm.clone(),
             tracker,
-            volume: None,
+            volume: (chunks > 0).then(|| Box::new(Chunks { all: chunks, unsent: chunks }) as Box<dyn Supply>),
             compress,
             retain: shelf(&self.directory.join("retained")),
             guard: Box::new(|| guard(Role::Source)),
@@ -130,6 +163,7 @@ impl World {
             instance: None,
             runner: None,
             wants_module: compress,
+            stored: Vec::new(),
         };
         let way = Box::new(self.hands.way(Role::Destination, &self.ledger));
         let destination = thread::spawn(move || {
