@@ -34,6 +34,8 @@ pub(crate) struct Service {
     /// Held by whoever changes what the service does; one at a time.
     gate: Arc<tokio::sync::Mutex<()>>,
     doing: Mutex<&'static str>,
+    /// An instance runs that did not before.
+    began: tokio::sync::Notify,
     sockets: Mutex<Vec<Bound>>,
     acceptors: Mutex<Vec<AbortHandle>>,
 }
@@ -70,6 +72,7 @@ impl Service {
             live: Mutex::new(live),
             gate: Arc::default(),
             doing: Mutex::new("nothing"),
+            began: tokio::sync::Notify::new(),
             sockets: Mutex::new(Vec::new()),
             acceptors: Mutex::new(Vec::new()),
         }))
@@ -124,6 +127,20 @@ impl Service {
         lock(&self.live).instance.clone().filter(|instance| !instance.keep.is_dead())
     }
 
+    /// The same, if need be after a moment: a move that has ended for its source may need one to be known here.
+    pub(crate) async fn instance_soon(&self) -> Option<Arc<Instance>> {
+        let mut begins = std::pin::pin!(self.began.notified());
+        begins.as_mut().enable();
+        if self.instance().is_none() {
+            // The leave is free again when nothing arrives, and when it has failed to.
+            tokio::select! {
+                () = begins => {}
+                _leave_or_busy = self.begin_within(A_MOMENT, "nothing") => {}
+            }
+        }
+        self.instance()
+    }
+
     pub(crate) fn live<T>(&self, look: impl FnOnce(&mut Live) -> T) -> T {
         look(&mut lock(&self.live))
     }
@@ -141,6 +158,7 @@ impl Service {
             live.version = Some(running.version);
             live.pinned.clone_from(&running.pinned);
         });
+        self.began.notify_waiters();
     }
 
     pub(crate) fn line(&self, node: &str) -> ServiceLine {

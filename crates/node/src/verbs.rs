@@ -87,7 +87,7 @@ pub(crate) async fn attest(service: &Arc<Service>, request: &AttestRequest) -> R
     let nonce = folder::unhex(&request.challenge)
         .map(Nonce)
         .ok_or_else(|| NodeError::Invalid("a challenge has 64 hexadecimal digits".into()))?;
-    let instance = service.instance();
+    let instance = service.instance_soon().await;
     let instance = instance.ok_or_else(|| NodeError::Conflict(format!("{} does not run here", service.name())))?;
     let mut answers = instance.keep.order(|order| Order::Attest(Challenge { order, nonce }), &[])?;
     match answers.next("giving evidence").await? {
