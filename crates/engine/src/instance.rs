@@ -213,7 +213,7 @@ impl Instance {
         let function = capture::outermost(&*self.machine, &map).ok_or_else(damaged)?;
         self.stop.clear();
         self.stopped_at = None;
-        self.machine.set_word(ControlLayout::FLAG, 0);
+        self.machine.set_flags(0);
         self.machine.set_word(ControlLayout::STATE, ControlState::Rewinding as u32);
         self.condition = Condition::Restored(function);
         Ok(())
@@ -339,7 +339,7 @@ impl Instance {
         }
         if self.code.map().is_some() {
             self.stop.clear();
-            self.machine.set_word(ControlLayout::FLAG, 0);
+            self.machine.set_flags(0);
         }
         Ok(())
     }

@@ -38,6 +38,8 @@ pub(crate) trait Machine: Send {
     /// A word of the control memory.
     fn word(&self, offset: u32) -> u32;
     fn set_word(&mut self, offset: u32, value: u32);
+    /// Writes the flags that polls read.
+    fn set_flags(&mut self, value: u32);
     fn read_control(&self, offset: u32, length: u32) -> Option<Vec<u8>>;
     /// Writes to the control memory, growing it if needed.
     fn write_control(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Cause>;

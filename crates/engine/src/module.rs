@@ -163,7 +163,7 @@ impl ModuleInfo {
                             ExternalKind::Memory => {
                                 if export.name == "memory" {
                                     info.host_memory = Some(export.name.to_owned());
-                                } else if export.name != exports::CONTROL {
+                                } else if ![exports::CONTROL, exports::CALLS].contains(&export.name) {
                                     exported_memories.entry(export.index).or_insert_with(|| export.name.to_owned());
                                 }
                             }

@@ -47,7 +47,7 @@ pub(crate) fn write(
     drop_segments(machine, map, state, drops)?;
     write_frames(machine, map, state)?;
     machine.forget_exceptions();
-    machine.set_word(ControlLayout::FLAG, 0);
+    machine.set_flags(0);
     machine.set_word(ControlLayout::STATE, ControlState::Rewinding as u32);
     Ok(())
 }

@@ -33,11 +33,26 @@ enum Flag {
     /// It does not: the module is not instrumented.
     #[default]
     Absent,
-    /// Through the flag word of the control memory. A weak reference: a handle does not keep the memory of an
-    /// instance that is gone.
-    Word(Weak<Mapping>),
+    /// Through the flags in its memory. A weak reference: a handle does not keep the memory of an instance that is gone.
+    Words(Weak<Flags>),
     /// The engine looks at `requested` every few thousand instructions.
     Polled,
+}
+
+/// The words that polls read.
+pub(crate) struct Flags {
+    pub(crate) control: Arc<Mapping>,
+    /// Where polls beside calls have one of their own.
+    pub(crate) calls: Option<Arc<Mapping>>,
+}
+
+impl Flags {
+    /// Writes both. Either may be seen first: a frame that is saved because of one sets both for its callers.
+    pub(crate) fn set(&self, value: u32) {
+        for word in self.calls.iter().map(|calls| calls.word(0)).chain([self.control.word(ControlLayout::FLAG)]) {
+            word.store(value.to_le(), Ordering::SeqCst);
+        }
+    }
 }
 
 impl StopHandle {
@@ -50,18 +65,18 @@ impl StopHandle {
     pub fn request(&self) -> bool {
         let wakers = {
             let mut inner = self.inner();
-            let word = match &inner.flag {
+            let flags = match &inner.flag {
                 Flag::Absent => return false,
-                Flag::Word(mapping) => match mapping.upgrade() {
-                    Some(mapping) => Some(mapping),
+                Flag::Words(flags) => match flags.upgrade() {
+                    Some(flags) => Some(flags),
                     None => return false,
                 },
                 Flag::Polled => None,
             };
             inner.at.get_or_insert_with(Instant::now);
             self.0.requested.store(true, Ordering::SeqCst);
-            if let Some(mapping) = word {
-                mapping.word(ControlLayout::FLAG).store(1_u32.to_le(), Ordering::SeqCst);
+            if let Some(flags) = flags {
+                flags.set(1);
             }
             inner.wakers.clone()
         };
@@ -89,8 +104,8 @@ impl StopHandle {
         }
     }
 
-    pub(crate) fn attach_word(&self, mapping: &Arc<Mapping>) {
-        self.inner().flag = Flag::Word(Arc::downgrade(mapping));
+    pub(crate) fn attach_words(&self, flags: &Arc<Flags>) {
+        self.inner().flag = Flag::Words(Arc::downgrade(flags));
     }
 
     pub(crate) fn attach_polled(&self) {
@@ -104,7 +119,7 @@ impl StopHandle {
         inner.wakers.clear();
     }
 
-    /// Forgets a request. The caller clears the flag word, and no code runs.
+    /// Forgets a request. The caller clears the flags, and no code runs.
     pub(crate) fn clear(&self) {
         self.inner().at = None;
         self.0.requested.store(false, Ordering::SeqCst);
@@ -119,5 +134,76 @@ impl StopHandle {
 impl fmt::Debug for StopHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StopHandle").field("requested", &self.is_requested()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_base::{Value, ValueType};
+    use dunlin_instrument::{Options, Variant, instrument};
+
+    use super::*;
+    use crate::{Code, Engine, Flow, Host, Instance, Limits, Outcome, Settings, Tier};
+
+    struct NoImports;
+
+    impl Host for NoImports {
+        fn resolve(&self, _: &str, _: &str, _: &[ValueType], _: &[ValueType]) -> Option<u32> {
+            None
+        }
+
+        fn call(&mut self, _: u32, _: &mut [u8], _: &[Value], _: &mut [Value]) -> Flow {
+            Flow::Return
+        }
+    }
+
+    /// Runs a function that does not end, and writes one of its two flags alone. `expected` are the outermost frames' functions.
+    fn stops_with(
+        (name, args): (&str, &[Value]),
+        expected: &[u32],
+        word: impl Fn(&Flags) -> &core::sync::atomic::AtomicU32,
+    ) {
+        let wasm = wat::parse_str(
+            r#"(module
+              (global $g (mut i32) (i32.const 0))
+              (func $in_loop (param i32) (result i32)
+                (loop $l (global.set $g (local.get 0)) (br_if $l (i32.const 1))) (local.get 0))
+              (func (export "loops") (result i32) (i32.add (call $in_loop (i32.const 1)) (call $in_loop (i32.const 2))))
+              (func $fib (param i32) (result i32)
+                (if (result i32) (i32.lt_s (local.get 0) (i32.const 2)) (then (local.get 0))
+                  (else (i32.add (call $fib (i32.sub (local.get 0) (i32.const 1)))
+                    (call $fib (i32.sub (local.get 0) (i32.const 2)))))))
+              (func (export "calls") (param $rounds i32) (result i32)
+                (loop $l (br_if $l (local.tee $rounds (i32.sub (local.get $rounds) (i32.const 1)))))
+                (call $fib (i32.const 60))))"#,
+        );
+        let instrumented =
+            instrument(&wasm.unwrap(), Options { variant: Variant::Fresh, ..Options::default() }).unwrap();
+        for tier in [Tier::Cranelift, Tier::Pulley] {
+            let engine = Engine::new(tier, Settings::default()).unwrap();
+            let code = Code::instrumented(&engine, &instrumented).unwrap();
+            let mut instance = Instance::new(&code, Box::new(NoImports), Limits::default()).unwrap();
+            let handle = instance.stop_handle();
+            let flags = match &handle.inner().flag {
+                Flag::Words(flags) => flags.upgrade().unwrap(),
+                _ => panic!("instrumented code has flags"),
+            };
+            word(&flags).store(1_u32.to_le(), Ordering::SeqCst);
+            assert_eq!(instance.invoke(name, args).unwrap(), Outcome::Stopped, "{tier:?}");
+            let state = instance.capture().unwrap();
+            let of = |frame: &dunlin_snapshot::Frame| instrumented.map.safepoints[frame.safepoint as usize].function;
+            let functions: Vec<u32> = state.frames.iter().map(of).collect();
+            assert!(functions.starts_with(expected), "{tier:?}: {functions:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_in_a_loop_is_passed_on_to_callers_that_read_the_other_flag() {
+        stops_with(("loops", &[]), &[1, 0], |flags| flags.control.word(ControlLayout::FLAG));
+    }
+
+    #[test]
+    fn a_stop_behind_a_call_is_passed_on_to_callers_that_read_the_flag_for_loops() {
+        stops_with(("calls", &[Value::I32(9)]), &[3, 2, 2], |flags| flags.calls.as_ref().unwrap().word(0));
     }
 }

@@ -127,14 +127,27 @@ pub(crate) fn source(temps: &mut Temps, point: &Point, slot: Slot, ty: Ty) -> u3
     }
 }
 
+/// Which of the two flags a poll reads; see [`crate::exports::CALLS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flag {
+    /// The one whose address an engine keeps in a register over a loop.
+    Loops,
+    /// The one whose address an engine loads where it is needed.
+    Calls,
+}
+
 /// Pushes whether to stop.
-pub(crate) fn poll(code: &mut Code, additions: &Additions, kind: Poll) {
-    match kind {
-        Poll::Flag => {
+pub(crate) fn poll(code: &mut Code, additions: &Additions, kind: Poll, flag: Flag) {
+    match (kind, additions.calls_memory.filter(|_| flag == Flag::Calls)) {
+        (Poll::Flag, Some(memory_index)) => {
+            code.push(Instruction::I64Const(0));
+            code.push(Instruction::I32Load(MemArg { offset: 0, align: 2, memory_index }));
+        }
+        (Poll::Flag, None) => {
             code.push(Instruction::I32Const(0));
             code.push(Instruction::I32Load(MemArg { align: 2, ..control(additions, ControlLayout::FLAG) }));
         }
-        Poll::Count => code.push(Instruction::Call(additions.count_function.expect("counting modules have it"))),
+        (Poll::Count, _) => code.push(Instruction::Call(additions.count_function.expect("counting modules have it"))),
     }
 }
 

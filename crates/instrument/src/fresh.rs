@@ -10,7 +10,7 @@ use wasmparser::Operator;
 use crate::Poll;
 use crate::body::{BlockKind, Body, Op};
 use crate::bulk::{Bulk, Step};
-use crate::emit::{self, Bank, Code, Helpers, Temps};
+use crate::emit::{self, Bank, Code, Flag, Helpers, Temps};
 use crate::map::SafepointKind;
 use crate::module::Module;
 use crate::plan::FunctionPlan;
@@ -45,6 +45,7 @@ pub(crate) fn function(
         frames: Vec::new(),
         dead_ends: body.dead_ends(),
         copying: Vec::new(),
+        flag: flag(body, plan),
     };
     fresh.function();
     let Fresh { code, temps, .. } = fresh;
@@ -79,6 +80,19 @@ struct Fresh<'a, 'm> {
     dead_ends: Vec<bool>,
     /// The loops whose copied bodies are being written, outermost first.
     copying: Vec<Copied>,
+    /// Which flag this function's polls read.
+    flag: Flag,
+}
+
+/// A function with a loop that polls at its head has the address of the flag for loops at hand, so its other polls
+/// read that one, too.
+fn flag(body: &Body<'_>, plan: &FunctionPlan) -> Flag {
+    let mut loops = plan.points.iter().filter(|point| point.kind == SafepointKind::Loop);
+    if loops.any(|point| form(body, plan, point.op) != Form::Latch) { Flag::Loops } else { Flag::Calls }
+}
+
+fn form(body: &Body<'_>, plan: &FunctionPlan, index: usize) -> Form {
+    unroll::form(body, index, |at| plan.at(at).is_some_and(|at| plan.points[at].kind != SafepointKind::Loop))
 }
 
 impl Fresh<'_, '_> {
@@ -120,9 +134,7 @@ impl Fresh<'_, '_> {
         match &op.op {
             Operator::Loop { .. } => {
                 if let Some(point) = self.plan.at(index) {
-                    let is_call =
-                        |at| self.plan.at(at).is_some_and(|at| self.plan.points[at].kind != SafepointKind::Loop);
-                    match unroll::form(body, index, is_call) {
+                    match form(body, self.plan, index) {
                         Form::Head(1) => {}
                         Form::Head(copies) => return self.repeated(index, point, copies),
                         Form::Latch => return self.latched(index, point),
@@ -363,7 +375,7 @@ impl Fresh<'_, '_> {
     }
 
     fn poll_and_save(&mut self, point: usize) {
-        emit::poll(&mut self.code, self.additions, self.poll);
+        emit::poll(&mut self.code, self.additions, self.poll, self.flag);
         self.code.push_unlikely(Instruction::If(wasm_encoder::BlockType::Empty));
         let number = self.plan.first + point as u32;
         self.saves.site(&mut self.code, self.additions, self.helpers, (point, number));

@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// What a poll looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Poll {
-    /// The flag in the control memory, which any thread can set.
+    /// A flag that any thread can set.
     #[default]
     Flag,
     /// The flag, and a counter that every safepoint decrements: stops are deterministic.

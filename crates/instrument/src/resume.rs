@@ -21,7 +21,7 @@ use wasmparser::{Catch, Operator};
 use crate::Poll;
 use crate::body::{Block, BlockKind, Body, Op};
 use crate::bulk::{Bulk, Step};
-use crate::emit::{self, Bank, Code, Helpers, Temps, control};
+use crate::emit::{self, Bank, Code, Flag, Helpers, Temps, control};
 use crate::map::{ControlLayout, ControlState, SafepointKind};
 use crate::module::Module;
 use crate::plan::FunctionPlan;
@@ -756,7 +756,9 @@ impl<'a> Resume<'a, '_> {
     }
 
     fn poll_and_save(&mut self, point: usize) {
-        emit::poll(&mut self.code, self.additions, self.poll);
+        let in_loop = self.plan.points[point].kind == SafepointKind::Loop;
+        let flag = if in_loop { Flag::Loops } else { Flag::Calls };
+        emit::poll(&mut self.code, self.additions, self.poll, flag);
         self.code.push_unlikely(Instruction::If(wasm_encoder::BlockType::Empty));
         self.open.push(Label::Scratch);
         let number = self.plan.first + point as u32;

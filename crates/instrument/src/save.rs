@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 
-use wasm_encoder::Instruction;
+use wasm_encoder::{Instruction, MemArg};
 
 use crate::body::Body;
 use crate::emit::{Code, Helpers, Temps, control, dummy, source, store};
@@ -274,6 +274,15 @@ pub(crate) fn end_record(code: &mut Code, additions: &Additions, (top, safepoint
     code.push(Instruction::I32Const(0));
     code.push(Instruction::I32Load(control(additions, ControlLayout::STATE)));
     code.push(Instruction::I32Store(control(additions, 4)));
+    if let Some(memory_index) = additions.calls_memory {
+        // Whichever flag the other thread has written so far: from here on, all callers find theirs.
+        code.push(Instruction::I64Const(0));
+        code.push(Instruction::I32Const(1));
+        code.push(Instruction::I32Store(MemArg { offset: 0, align: 2, memory_index }));
+        code.push(Instruction::I32Const(0));
+        code.push(Instruction::I32Const(1));
+        code.push(Instruction::I32Store(MemArg { align: 2, ..control(additions, ControlLayout::FLAG) }));
+    }
     code.push(Instruction::I32Const(0));
     code.push(Instruction::I32Const(ControlState::Unwinding as i32));
     code.push(Instruction::I32Store(control(additions, ControlLayout::STATE)));

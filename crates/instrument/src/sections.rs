@@ -18,6 +18,8 @@ use crate::{Options, Poll, Variant};
 pub(crate) struct Additions {
     pub(crate) control: ControlLayout,
     pub(crate) control_memory: u32,
+    /// The memory with the flag that polls beside calls read, where there are any.
+    pub(crate) calls_memory: Option<u32>,
     pub(crate) count_global: Option<u32>,
     pub(crate) count_function: Option<u32>,
     /// Result types of the functions that save and call, and the first of the functions that end their save path.
@@ -89,9 +91,13 @@ impl Additions {
             }
         }
         let tables = module.tables.len() as u32;
+        let control_memory = module.memories.len() as u32;
+        let mut points = plan.functions.iter().flat_map(|function| &function.points);
+        let calls = !counting && points.any(|point| point.kind != SafepointKind::Loop);
         Self {
             control: layout(module, plan),
-            control_memory: module.memories.len() as u32,
+            control_memory,
+            calls_memory: calls.then_some(control_memory + 1),
             count_global: counting.then_some(module.globals.len() as u32),
             count_function,
             commits,
@@ -230,7 +236,7 @@ pub(crate) fn assemble(
     out.section(IMPORT, []);
     out.section(FUNCTION, functions.iter().map(|(ty, _)| encoded(*ty)));
     out.section(TABLE, tables(module, plan, &additions));
-    out.section(MEMORY, [[vec![0x00], encoded(additions.control.pages)].concat()]);
+    out.section(MEMORY, memories(&additions));
     out.section(TAG, []);
     out.section(GLOBAL, additions.count_global.map(|_| vec![0x7e, 0x01, 0x42, 0x00, 0x0b]));
     out.section(EXPORT, export_entries(module, &additions));
@@ -348,6 +354,13 @@ impl Output<'_> {
     }
 }
 
+fn memories(additions: &Additions) -> Vec<Vec<u8>> {
+    let control = [vec![0x00], encoded(additions.control.pages)].concat();
+    // 64-bit, and a page more than 4 GiB at most: further than engines reserve room for, so that for all they know it may move.
+    let calls = additions.calls_memory.map(|_| [vec![0x05, 0x01], encoded(65537)].concat());
+    [Some(control), calls].into_iter().flatten().collect()
+}
+
 fn tables(module: &Module<'_>, plan: &Plan, additions: &Additions) -> Vec<Vec<u8>> {
     let funcref = |size: u32| [vec![0x70, 0x01], encoded(size), encoded(size)].concat();
     let mut entries = vec![funcref(module.functions.len() as u32)];
@@ -379,6 +392,9 @@ fn export_entries(module: &Module<'_>, additions: &Additions) -> Vec<Vec<u8>> {
         entries.push(entry);
     };
     export(exports::CONTROL, MEMORY, additions.control_memory);
+    if let Some(memory) = additions.calls_memory {
+        export(exports::CALLS, MEMORY, memory);
+    }
     export(exports::FUNCTIONS, TABLE, additions.functions_table);
     if let Some(global) = additions.count_global {
         export(exports::COUNT, GLOBAL, global);

@@ -68,9 +68,11 @@ fn call(
                     "a host call was to be issued again after a stop, but the module is not instrumented".to_owned(),
                 ));
             };
-            for (offset, word) in [(ControlLayout::FLAG, 1_u32), (ControlLayout::STATE, ControlState::Unwinding as u32)]
-            {
-                control
+            let flag_for_calls = caller.data().calls.map(|calls| (calls, 0, 1_u32));
+            let flag = (control, ControlLayout::FLAG, 1);
+            let state = (control, ControlLayout::STATE, ControlState::Unwinding as u32);
+            for (memory, offset, word) in flag_for_calls.into_iter().chain([flag, state]) {
+                memory
                     .write(&mut *caller, offset as usize, &word.to_le_bytes())
                     .map_err(|error| trap(format!("the control memory is too small: {error}")))?;
             }

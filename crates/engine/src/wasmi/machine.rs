@@ -79,6 +79,8 @@ pub(super) struct Context {
     pub(super) host: Box<dyn Host>,
     pub(super) memory: Option<Memory>,
     pub(super) control: Option<Memory>,
+    /// Where polls beside calls have a flag of their own.
+    pub(super) calls: Option<Memory>,
     limits: Limits,
     limiter: StoreLimits,
 }
@@ -130,7 +132,8 @@ impl WasmiMachine {
         stop: &StopHandle,
     ) -> Result<Self, Error> {
         let tier = Tier::Wasmi;
-        let context = Context { host, memory: None, control: None, limits, limiter: StoreLimits::default() };
+        let context =
+            Context { host, memory: None, control: None, calls: None, limits, limiter: StoreLimits::default() };
         let mut store = Store::new(module.engine(), context);
         store.data_mut().set_growth(Growth::Engine, false);
         store.limiter(|context| &mut context.limiter);
@@ -181,7 +184,11 @@ impl WasmiMachine {
         if control.data_size(&*store) < (map.control.frames as usize).max(16) {
             return Err(Error::Instrumentation("the control memory is too small".to_owned()));
         }
-        store.data_mut().control = Some(control);
+        let calls = instance.get_memory(&*store, exports::CALLS);
+        if calls.is_some_and(|calls| calls.data_size(&*store) < 4) {
+            return Err(Error::Instrumentation("the memory with the flag for calls is too small".to_owned()));
+        }
+        (store.data_mut().control, store.data_mut().calls) = (Some(control), calls);
         self.control = Some(control);
         let table = |store: &Store<Context>, name: &str| instance.get_table(store, name).ok_or_else(|| missing(name));
         for index in 0..map.tables.len() as u32 {
@@ -248,7 +255,7 @@ impl WasmiMachine {
     /// Grants the next portion, and passes on a stop request.
     fn refuel(&mut self, required: u64) -> Result<(), wasmi::Error> {
         if self.stop.is_requested() && self.word(ControlLayout::FLAG) == 0 {
-            self.set_word(ControlLayout::FLAG, 1);
+            self.set_flags(1);
         }
         if self.shadow.as_ref().is_some_and(|shadow| shadow.is_wanted()) {
             self.renew_shadow(false);
@@ -459,6 +466,14 @@ impl Machine for WasmiMachine {
     fn set_word(&mut self, offset: u32, value: u32) {
         let written = self.control().write(&mut self.store, offset as usize, &value.to_le_bytes());
         debug_assert!(written.is_ok(), "the control memory holds its words");
+    }
+
+    fn set_flags(&mut self, value: u32) {
+        if let Some(calls) = self.store.data().calls {
+            let written = calls.write(&mut self.store, 0, &value.to_le_bytes());
+            debug_assert!(written.is_ok(), "the memory holds its word");
+        }
+        self.set_word(ControlLayout::FLAG, value);
     }
 
     fn read_control(&self, offset: u32, length: u32) -> Option<Vec<u8>> {

@@ -86,14 +86,14 @@ fn call(
     match flow {
         Flow::Return => {}
         Flow::Reissue => {
-            let Some(control) = &caller.data().control else {
+            let Some(flags) = &caller.data().flags else {
                 return Err(Ended::Trap(
                     "a host call was to be issued again after a stop, but the module is not instrumented".to_owned(),
                 )
                 .into());
             };
-            control.word(ControlLayout::FLAG).store(1_u32.to_le(), Ordering::SeqCst);
-            control.word(ControlLayout::STATE).store((ControlState::Unwinding as u32).to_le(), Ordering::SeqCst);
+            flags.set(1);
+            flags.control.word(ControlLayout::STATE).store((ControlState::Unwinding as u32).to_le(), Ordering::SeqCst);
             for (value, ty) in out.iter_mut().zip(results) {
                 *value = Value::default_of(*ty);
             }

@@ -24,7 +24,7 @@ use crate::machine::{Callee, End, Machine, TableId};
 use crate::memory::Mapping;
 use crate::module::ModuleInfo;
 use crate::setup::Imports;
-use crate::stop::StopHandle;
+use crate::stop::{Flags, StopHandle};
 use crate::tier::Tier;
 
 /// A host reference: the number under which the host knows it.
@@ -35,15 +35,16 @@ pub(super) struct HostRef(pub(super) u64);
 pub(super) struct Context {
     pub(super) host: Box<dyn Host>,
     pub(super) memory: Option<Memory>,
-    pub(super) control: Option<Arc<Mapping>>,
+    pub(super) flags: Option<Arc<Flags>>,
     limits: Limits,
     growth: Growth,
 }
 
 impl Context {
     fn unwinding(&self) -> bool {
-        self.control.as_ref().is_some_and(|control| {
-            u32::from_le(control.word(ControlLayout::STATE).load(Ordering::Relaxed)) == ControlState::Unwinding as u32
+        self.flags.as_ref().is_some_and(|flags| {
+            u32::from_le(flags.control.word(ControlLayout::STATE).load(Ordering::Relaxed))
+                == ControlState::Unwinding as u32
         })
     }
 }
@@ -198,7 +199,7 @@ impl WasmtimeMachine {
         stop: &StopHandle,
     ) -> Result<Self, Error> {
         let Parts { tier, backend, module, info, map } = *parts;
-        let context = Context { host, memory: None, control: None, limits, growth: Growth::Engine };
+        let context = Context { host, memory: None, flags: None, limits, growth: Growth::Engine };
         let mut store = Store::new(&backend.engine, context);
         store.limiter(|context| context);
         // Nobody advances the epoch.
@@ -247,8 +248,15 @@ impl WasmtimeMachine {
         if control.1.size() < map.control.frames as usize || control.1.size() < 16 {
             return Err(Error::Instrumentation("the control memory is too small".to_owned()));
         }
-        store.data_mut().control = Some(control.1.clone());
-        stop.attach_word(&control.1);
+        let calls =
+            instance.get_memory(&mut *store, exports::CALLS).map(|_| memory(store, exports::CALLS)).transpose()?;
+        let calls = calls.map(|(_, mapping)| mapping);
+        if calls.as_ref().is_some_and(|calls| calls.size() < 4) {
+            return Err(Error::Instrumentation("the memory with the flag for calls is too small".to_owned()));
+        }
+        let flags = Arc::new(Flags { control: control.1.clone(), calls });
+        stop.attach_words(&flags);
+        store.data_mut().flags = Some(flags);
         self.control = Some(control);
         let table =
             |store: &mut Store<Context>, name: &str| instance.get_table(store, name).ok_or_else(|| missing(name));
@@ -411,6 +419,12 @@ impl Machine for WasmtimeMachine {
 
     fn set_word(&mut self, offset: u32, value: u32) {
         self.control().word(offset).store(value.to_le(), Ordering::SeqCst);
+    }
+
+    fn set_flags(&mut self, value: u32) {
+        if let Some(flags) = &self.store.data().flags {
+            flags.set(value);
+        }
     }
 
     fn read_control(&self, offset: u32, length: u32) -> Option<Vec<u8>> {
