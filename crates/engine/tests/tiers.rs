@@ -242,3 +242,28 @@ fn a_long_loop_of_host_calls_needs_no_native_stack() {
         assert_eq!(outcome, Outcome::Finished(vec![Value::I32(0)]), "{tier}");
     }
 }
+
+#[test]
+fn select_behind_a_comparison_with_zero_looks_at_what_was_compared() {
+    // Each with what it gives for 0 and for 61. A register holds the opposite.
+    let forms = [
+        ("(select (i32.const 1) (local.get 0) (i32.eqz (local.get 0)))", [1, 61]),
+        ("(select (local.get 1) (local.get 0) (i32.eq (local.get 0) (i32.const 0)))", [1, 61]),
+        ("(select (i32.const 1) (i32.const 2) (i32.eq (i32.const 0) (local.get 0)))", [1, 2]),
+        ("(select (i32.const 1) (i32.const 2) (i32.ne (local.get 0) (i32.const 0)))", [2, 1]),
+        ("(select (result i32) (i32.const 1) (i32.const 2) (i32.ne (i32.const 0) (local.get 0)))", [2, 1]),
+        ("(i32.wrap_i64 (select (i64.const 1) (i64.const 2) (i32.eqz (i32.eqz (local.get 0)))))", [2, 1]),
+        ("(select (i32.const 1) (i32.const 2) (i32.eqz (i32.add (local.get 0) (local.get 0))))", [1, 2]),
+    ];
+    for (form, expected) in forms {
+        let wat = format!(
+            r#"(module (func (export "f") (param i32) (result i32) (local i32)
+                (local.set 1 (i32.lt_u (local.get 0) (i32.const 1))) {form}))"#
+        );
+        for tier in Tier::ALL {
+            let got = [0, 61].map(|argument| plain(tier, &wat).invoke("f", &[Value::I32(argument)]).unwrap());
+            let expected = expected.map(|value| Outcome::Finished(vec![Value::I32(value)]));
+            assert_eq!(got, expected, "{tier}: {form}");
+        }
+    }
+}

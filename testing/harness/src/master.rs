@@ -300,6 +300,15 @@ pub fn same_picture(plain: &Picture, fresh: &[Pages], state: &State) -> Result<(
             fail!("memory {index}: {size} bytes and {}", memory.size);
         }
         let mut observed = fresh.get(index).cloned().unwrap_or_default();
+        // What a memory of small pages grew by at the end of a 4 KiB page is zero, and no change of that page.
+        for (number, page) in &mut observed {
+            let length = (*size).saturating_sub(number * PAGE_SIZE as u64).min(PAGE_SIZE as u64) as usize;
+            if page.len() < length {
+                let mut longer = page.to_vec();
+                longer.resize(length, 0);
+                *page = longer.into();
+            }
+        }
         for (number, page) in &memory.pages {
             match page {
                 Page::Zero => drop(observed.remove(number)),

@@ -13,6 +13,7 @@ use wasmi::{
 };
 
 use super::host;
+use super::mend::mend;
 use super::trap::end;
 use crate::error::{Cause, Error};
 use crate::host::Host;
@@ -70,7 +71,9 @@ impl Backend {
 
     /// Compiles a module.
     pub(crate) fn compile(&self, wasm: &[u8]) -> Result<Module, Error> {
-        Module::new(&self.engine, wasm).map_err(|error| Error::Compile { tier: Tier::Wasmi, source: Cause::new(error) })
+        let mended = mend(wasm);
+        Module::new(&self.engine, mended.as_deref().unwrap_or(wasm))
+            .map_err(|error| Error::Compile { tier: Tier::Wasmi, source: Cause::new(error) })
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod host;
 mod machine;
+mod mend;
 mod trap;
 
 pub(crate) use machine::{Backend, WasmiMachine};

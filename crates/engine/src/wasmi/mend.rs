@@ -1,0 +1,72 @@
+//! A fault of wasmi 2.0.0, kept from mattering.
+//!
+//! Where a `select` follows a comparison of an `i32` with zero, wasmi leaves the comparison out and lets the `select` look at
+//! what was compared. If that is a local and not the result of the instruction before, it looks at a register which nothing
+//! wrote: `x == 0 ? 1 : x` is 1 for every `x`. An empty block between the two keeps them apart.
+
+use core::ops::Range;
+
+use wasm_encoder::{CodeSection, Module, RawSection};
+use wasmparser::{BinaryReaderError, FunctionBody, Operator, Parser, Payload};
+
+/// `block end`.
+const EMPTY_BLOCK: [u8; 3] = [0x02, 0x40, 0x0b];
+
+/// The module with its comparisons kept apart from `select`; `None` if there is nothing to do, or it cannot be read, of
+/// which the engine will say more.
+pub(super) fn mend(wasm: &[u8]) -> Option<Vec<u8>> {
+    mended(wasm).ok().flatten()
+}
+
+fn mended(wasm: &[u8]) -> Result<Option<Vec<u8>>, BinaryReaderError> {
+    let mut sections = Vec::new();
+    let mut bodies = Vec::new();
+    for payload in Parser::new(0).parse_all(wasm) {
+        let payload = payload?;
+        sections.extend(payload.as_section());
+        if let Payload::CodeSectionEntry(body) = payload {
+            bodies.push((body.range(), cuts(&body)?));
+        }
+    }
+    if bodies.iter().all(|(_, cuts)| cuts.is_empty()) {
+        return Ok(None);
+    }
+    let mut code = CodeSection::new();
+    for (range, cuts) in bodies {
+        code.raw(&with_blocks(wasm, range, &cuts));
+    }
+    let mut module = Module::new();
+    for (id, range) in sections {
+        match id {
+            10 => module.section(&code),
+            _ => module.section(&RawSection { id, data: &wasm[range] }),
+        };
+    }
+    Ok(Some(module.finish()))
+}
+
+/// Where each `select` begins that comes right behind a comparison which may be one with zero.
+fn cuts(body: &FunctionBody<'_>) -> Result<Vec<usize>, BinaryReaderError> {
+    let mut cuts = Vec::new();
+    let mut compared = false;
+    for operator in body.get_operators_reader()?.into_iter_with_offsets() {
+        let (operator, offset) = operator?;
+        if compared && matches!(operator, Operator::Select | Operator::TypedSelect { .. }) {
+            cuts.push(offset);
+        }
+        compared = matches!(operator, Operator::I32Eqz | Operator::I32Eq | Operator::I32Ne);
+    }
+    Ok(cuts)
+}
+
+fn with_blocks(wasm: &[u8], body: Range<usize>, cuts: &[usize]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(body.len() + EMPTY_BLOCK.len() * cuts.len());
+    let mut from = body.start;
+    for cut in cuts {
+        bytes.extend_from_slice(&wasm[from..*cut]);
+        bytes.extend_from_slice(&EMPTY_BLOCK);
+        from = *cut;
+    }
+    bytes.extend_from_slice(&wasm[from..body.end]);
+    bytes
+}
