@@ -78,7 +78,8 @@ fn kill(mode: &'static str, victim: Victim, phase: usize) -> Row {
     let node = settled(&cluster);
     let counter = count(&cluster, &node).expect("it is known where it runs");
     assert!(counter >= COMMITTED, "{mode}, {victim:?} at {moment}: {counter} is older than what was committed");
-    // One that waited for memory may have gone back to where the whole of it is.
+    // One that waited for memory may have gone back to where the whole of it is, or still get it.
+    over(&cluster);
     let node = settled(&cluster);
     // Exactly one: the other node sends those who come to it there, unless it forgets a service that never came.
     let other = if node == "a" { "b" } else { "a" };
@@ -137,6 +138,15 @@ fn settled(cluster: &Cluster) -> String {
             return node;
         }
         assert!(Instant::now() < until, "node and ledger do not agree: {}", info.stdout);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until no move goes on.
+fn over(cluster: &Cluster) {
+    let until = Instant::now() + PATIENCE;
+    while cluster.json("l", &["job", "ls", "--json"]).as_array().unwrap().iter().any(|job| job["state"] == "running") {
+        assert!(Instant::now() < until, "{}", cluster.ask("l", &["job", "ls"]).stdout);
         std::thread::sleep(Duration::from_millis(100));
     }
 }

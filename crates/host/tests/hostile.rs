@@ -83,7 +83,7 @@ fn random_arguments_give_error_numbers() {
             let started = Instant::now();
             let (flow, errno) = guest.flow(entry.name, &args);
             let what = format!("seed {seed:#x} round {round} step {step}: {} {args:?}", entry.name);
-            assert!(started.elapsed() < Duration::from_secs(2), "{what} took {:?}", started.elapsed());
+            assert!(started.elapsed() < Duration::from_secs(20), "{what} took {:?}", started.elapsed());
             match flow {
                 Flow::Return => assert!((0..=76).contains(&errno), "{what}: {errno}"),
                 Flow::Reissue => assert!(entry.blocks, "{what} cannot block"),
