@@ -267,3 +267,27 @@ fn select_behind_a_comparison_with_zero_looks_at_what_was_compared() {
         }
     }
 }
+
+#[test]
+fn what_lies_below_the_parameters_of_a_block_stays_what_it_was() {
+    // A local lies on the stack, is set inside the block, and is read behind it. Each for 0 and for 61.
+    let forms = [
+        ("local.get 0 i32.const 5 local.get 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
+        ("local.get 0 i32.const 5 i32.const 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
+        ("local.get 0 i32.const 5 block (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
+        ("local.get 0 i32.const 5 loop (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
+        (
+            "local.get 0 i32.const 5 local.get 0 i32.const 3 i32.mul local.tee 1 drop
+             loop (param i32) (result i32) local.tee 0 local.get 1 i32.add end i32.xor",
+            [5, 129],
+        ),
+    ];
+    for (form, expected) in forms {
+        let wat = format!(r#"(module (func (export "f") (param i32) (result i32) (local i32) {form}))"#);
+        for tier in Tier::ALL {
+            let got = [0, 61].map(|argument| plain(tier, &wat).invoke("f", &[Value::I32(argument)]).unwrap());
+            let expected = expected.map(|value| Outcome::Finished(vec![Value::I32(value)]));
+            assert_eq!(got, expected, "{tier}: {form}");
+        }
+    }
+}

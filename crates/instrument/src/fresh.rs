@@ -218,14 +218,6 @@ impl Fresh<'_, '_> {
         if self.plan.any_in(index..block.end) {
             self.sync(op.base as usize);
         }
-        if !block.params.is_empty() {
-            // What was just read from temporaries lies on the stack. wasmi 2.0 puts a loop's parameters into its registers
-            // before it saves what lies below them, so that a local that was set last is read from a register that it is
-            // no longer in; `if` has a fault of the kind. Entering a block without parameters saves all there is, and an
-            // empty one costs nothing.
-            self.code.push(Instruction::Block(wasm_encoder::BlockType::Empty));
-            self.code.push(Instruction::End);
-        }
         self.copy(index);
         self.depth += 1;
         let base = op.base as usize;

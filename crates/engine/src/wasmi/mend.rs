@@ -1,18 +1,22 @@
-//! A fault of wasmi 2.0.0, kept from mattering.
+//! Two faults of wasmi 2.0.0, kept from mattering.
 //!
 //! Where a `select` follows a comparison of an `i32` with zero, wasmi leaves the comparison out and lets the `select` look at
 //! what was compared. If that is a local and not the result of the instruction before, it looks at a register which nothing
 //! wrote: `x == 0 ? 1 : x` is 1 for every `x`. An empty block between the two keeps them apart.
+//!
+//! Where a block has parameters, wasmi puts them into its registers before it saves what lies below them on the stack, so that a
+//! local there is read from a register that it is no longer in, or after the block has set it. An empty block before it
+//! saves all there is.
 
 use core::ops::Range;
 
 use wasm_encoder::{CodeSection, Module, RawSection};
-use wasmparser::{BinaryReaderError, FunctionBody, Operator, Parser, Payload};
+use wasmparser::{BinaryReaderError, BlockType, FunctionBody, Operator, Parser, Payload};
 
 /// `block end`.
 const EMPTY_BLOCK: [u8; 3] = [0x02, 0x40, 0x0b];
 
-/// The module with its comparisons kept apart from `select`; `None` if there is nothing to do, or it cannot be read, of
+/// The module with empty blocks where wasmi needs them; `None` if there is nothing to do, or it cannot be read, of
 /// which the engine will say more.
 pub(super) fn mend(wasm: &[u8]) -> Option<Vec<u8>> {
     mended(wasm).ok().flatten()
@@ -45,13 +49,21 @@ fn mended(wasm: &[u8]) -> Result<Option<Vec<u8>>, BinaryReaderError> {
     Ok(Some(module.finish()))
 }
 
-/// Where each `select` begins that comes right behind a comparison which may be one with zero.
+/// Where each `select` begins that comes right behind a comparison which may be one with zero, and each block that may
+/// have parameters.
 fn cuts(body: &FunctionBody<'_>) -> Result<Vec<usize>, BinaryReaderError> {
     let mut cuts = Vec::new();
     let mut compared = false;
     for operator in body.get_operators_reader()?.into_iter_with_offsets() {
         let (operator, offset) = operator?;
-        if compared && matches!(operator, Operator::Select | Operator::TypedSelect { .. }) {
+        let needs_block = match &operator {
+            Operator::Select | Operator::TypedSelect { .. } => compared,
+            Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
+                matches!(blockty, BlockType::FuncType(_))
+            }
+            _ => false,
+        };
+        if needs_block {
             cuts.push(offset);
         }
         compared = matches!(operator, Operator::I32Eqz | Operator::I32Eq | Operator::I32Ne);
