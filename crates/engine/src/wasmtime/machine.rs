@@ -255,6 +255,8 @@ impl WasmtimeMachine {
             return Err(Error::Instrumentation("the memory with the flag for calls is too small".to_owned()));
         }
         let flags = Arc::new(Flags { control: control.1.clone(), calls });
+        // The page is made now: made at the first request, it would interrupt the processor that polls it, for 15 µs.
+        flags.set(0);
         stop.attach_words(&flags);
         store.data_mut().flags = Some(flags);
         self.control = Some(control);
