@@ -243,9 +243,18 @@ fn a_long_loop_of_host_calls_needs_no_native_stack() {
     }
 }
 
+/// What a body with the parameter 0 and the `i32` local 1 gives for 0 and for 61, on every tier.
+fn gives(body: &str, expected: [i32; 2]) {
+    let wat = format!(r#"(module (func (export "f") (param i32) (result i32) (local i32) {body}))"#);
+    for tier in Tier::ALL {
+        let got = [0, 61].map(|argument| plain(tier, &wat).invoke("f", &[Value::I32(argument)]).unwrap());
+        let expected = expected.map(|value| Outcome::Finished(vec![Value::I32(value)]));
+        assert_eq!(got, expected, "{tier}: {body}");
+    }
+}
+
 #[test]
 fn select_behind_a_comparison_with_zero_looks_at_what_was_compared() {
-    // Each with what it gives for 0 and for 61. A register holds the opposite.
     let forms = [
         ("(select (i32.const 1) (local.get 0) (i32.eqz (local.get 0)))", [1, 61]),
         ("(select (local.get 1) (local.get 0) (i32.eq (local.get 0) (i32.const 0)))", [1, 61]),
@@ -256,38 +265,18 @@ fn select_behind_a_comparison_with_zero_looks_at_what_was_compared() {
         ("(select (i32.const 1) (i32.const 2) (i32.eqz (i32.add (local.get 0) (local.get 0))))", [1, 2]),
     ];
     for (form, expected) in forms {
-        let wat = format!(
-            r#"(module (func (export "f") (param i32) (result i32) (local i32)
-                (local.set 1 (i32.lt_u (local.get 0) (i32.const 1))) {form}))"#
-        );
-        for tier in Tier::ALL {
-            let got = [0, 61].map(|argument| plain(tier, &wat).invoke("f", &[Value::I32(argument)]).unwrap());
-            let expected = expected.map(|value| Outcome::Finished(vec![Value::I32(value)]));
-            assert_eq!(got, expected, "{tier}: {form}");
-        }
+        // A register holds the opposite.
+        gives(&format!("(local.set 1 (i32.lt_u (local.get 0) (i32.const 1))) {form}"), expected);
     }
 }
 
 #[test]
 fn what_lies_below_the_parameters_of_a_block_stays_what_it_was() {
-    // A local lies on the stack, is set inside the block, and is read behind it. Each for 0 and for 61.
-    let forms = [
-        ("local.get 0 i32.const 5 local.get 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
-        ("local.get 0 i32.const 5 i32.const 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
-        ("local.get 0 i32.const 5 block (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
-        ("local.get 0 i32.const 5 loop (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]),
-        (
-            "local.get 0 i32.const 5 local.get 0 i32.const 3 i32.mul local.tee 1 drop
-             loop (param i32) (result i32) local.tee 0 local.get 1 i32.add end i32.xor",
-            [5, 129],
-        ),
-    ];
-    for (form, expected) in forms {
-        let wat = format!(r#"(module (func (export "f") (param i32) (result i32) (local i32) {form}))"#);
-        for tier in Tier::ALL {
-            let got = [0, 61].map(|argument| plain(tier, &wat).invoke("f", &[Value::I32(argument)]).unwrap());
-            let expected = expected.map(|value| Outcome::Finished(vec![Value::I32(value)]));
-            assert_eq!(got, expected, "{tier}: {form}");
-        }
-    }
+    // A local lies on the stack, is set inside the block, and is read behind it.
+    gives("local.get 0 i32.const 5 local.get 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]);
+    gives("local.get 0 i32.const 5 i32.const 1 if (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]);
+    gives("local.get 0 i32.const 5 block (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]);
+    gives("local.get 0 i32.const 5 loop (param i32) (result i32) local.tee 0 end i32.xor", [5, 56]);
+    let set_last = "local.get 0 i32.const 5 local.get 0 i32.const 3 i32.mul local.tee 1 drop";
+    gives(&format!("{set_last} loop (param i32) (result i32) local.tee 0 local.get 1 i32.add end i32.xor"), [5, 129]);
 }
