@@ -4,7 +4,7 @@ mod support;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_engine::Flow;
 use dunlin_host::{Config, Input, Limits, Output, World};
@@ -95,10 +95,13 @@ fn a_blocked_read_is_interrupted_and_loses_nothing() {
     let interrupt = guest.world.interrupter();
     let thread = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
+        let now = Instant::now();
         interrupt();
+        now
     });
     assert_eq!(flow!(guest, fd_read, 0, at, count, RESULT), Flow::Reissue);
-    thread.join().unwrap();
+    let requested = thread.join().unwrap();
+    assert!(requested.elapsed() < Duration::from_secs(2), "after {:?}", requested.elapsed());
     rustix::io::write(&write, b"later").unwrap();
     let mut guest = guest.moved(config());
     assert_eq!(call!(guest, fd_read, 0, at, count, RESULT), SUCCESS);

@@ -136,18 +136,37 @@ pub(crate) enum Flag {
     Calls,
 }
 
+impl Flag {
+    /// Pushes its address, and tells how to reach it from there. Where there is one flag only, both are that one.
+    fn address(self, code: &mut Code, additions: &Additions) -> MemArg {
+        match (self, additions.calls_memory) {
+            (Self::Calls, Some(memory_index)) => {
+                code.push(Instruction::I64Const(0));
+                MemArg { offset: 0, align: 2, memory_index }
+            }
+            _ => {
+                code.push(Instruction::I32Const(0));
+                MemArg { align: 2, ..control(additions, ControlLayout::FLAG) }
+            }
+        }
+    }
+
+    /// Sets it.
+    pub(crate) fn raise(self, code: &mut Code, additions: &Additions) {
+        let place = self.address(code, additions);
+        code.push(Instruction::I32Const(1));
+        code.push(Instruction::I32Store(place));
+    }
+}
+
 /// Pushes whether to stop.
 pub(crate) fn poll(code: &mut Code, additions: &Additions, kind: Poll, flag: Flag) {
-    match (kind, additions.calls_memory.filter(|_| flag == Flag::Calls)) {
-        (Poll::Flag, Some(memory_index)) => {
-            code.push(Instruction::I64Const(0));
-            code.push(Instruction::I32Load(MemArg { offset: 0, align: 2, memory_index }));
+    match kind {
+        Poll::Flag => {
+            let place = flag.address(code, additions);
+            code.push(Instruction::I32Load(place));
         }
-        (Poll::Flag, None) => {
-            code.push(Instruction::I32Const(0));
-            code.push(Instruction::I32Load(MemArg { align: 2, ..control(additions, ControlLayout::FLAG) }));
-        }
-        (Poll::Count, _) => code.push(Instruction::Call(additions.count_function.expect("counting modules have it"))),
+        Poll::Count => code.push(Instruction::Call(additions.count_function.expect("counting modules have it"))),
     }
 }
 

@@ -17,10 +17,10 @@
 
 use std::collections::HashMap;
 
-use wasm_encoder::{Instruction, MemArg};
+use wasm_encoder::Instruction;
 
 use crate::body::Body;
-use crate::emit::{Code, Helpers, Temps, control, dummy, source, store};
+use crate::emit::{Code, Flag, Helpers, Temps, control, dummy, source, store};
 use crate::map::{ControlLayout, ControlState, Slot};
 use crate::plan::Point;
 use crate::sections::Additions;
@@ -274,14 +274,10 @@ pub(crate) fn end_record(code: &mut Code, additions: &Additions, (top, safepoint
     code.push(Instruction::I32Const(0));
     code.push(Instruction::I32Load(control(additions, ControlLayout::STATE)));
     code.push(Instruction::I32Store(control(additions, 4)));
-    if let Some(memory_index) = additions.calls_memory {
+    if additions.calls_memory.is_some() {
         // Whichever flag the other thread has written so far: from here on, all callers find theirs.
-        code.push(Instruction::I64Const(0));
-        code.push(Instruction::I32Const(1));
-        code.push(Instruction::I32Store(MemArg { offset: 0, align: 2, memory_index }));
-        code.push(Instruction::I32Const(0));
-        code.push(Instruction::I32Const(1));
-        code.push(Instruction::I32Store(MemArg { align: 2, ..control(additions, ControlLayout::FLAG) }));
+        Flag::Calls.raise(code, additions);
+        Flag::Loops.raise(code, additions);
     }
     code.push(Instruction::I32Const(0));
     code.push(Instruction::I32Const(ControlState::Unwinding as i32));

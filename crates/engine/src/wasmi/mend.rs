@@ -11,7 +11,7 @@
 use core::ops::Range;
 
 use wasm_encoder::{CodeSection, Module, RawSection};
-use wasmparser::{BinaryReaderError, BlockType, FunctionBody, Operator, Parser, Payload};
+use wasmparser::{BinaryReaderError, BlockType, Encoding, FunctionBody, Operator, Parser, Payload};
 
 /// `block end`.
 const EMPTY_BLOCK: [u8; 3] = [0x02, 0x40, 0x0b];
@@ -28,8 +28,10 @@ fn mended(wasm: &[u8]) -> Result<Option<Vec<u8>>, BinaryReaderError> {
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         sections.extend(payload.as_section());
-        if let Payload::CodeSectionEntry(body) = payload {
-            bodies.push((body.range(), cuts(&body)?));
+        match payload {
+            Payload::Version { encoding: Encoding::Component, .. } => return Ok(None),
+            Payload::CodeSectionEntry(body) => bodies.push((body.range(), cuts(&body)?)),
+            _ => {}
         }
     }
     if bodies.iter().all(|(_, cuts)| cuts.is_empty()) {
@@ -81,4 +83,49 @@ fn with_blocks(wasm: &[u8], body: Range<usize>, cuts: &[usize]) -> Vec<u8> {
     }
     bytes.extend_from_slice(&wasm[from..body.end]);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmparser::Validator;
+
+    use super::*;
+
+    const MODULE: &str = r#"(module
+        (func (export "f") (param i32) (result i32)
+          (select (i32.const 1) (local.get 0) (i32.eqz (local.get 0)))
+          (block (param i32) (result i32) (local.tee 0)))
+        (func (nop)))"#;
+
+    #[test]
+    fn nothing_is_written_where_nothing_is_needed() {
+        assert_eq!(mend(&wat::parse_str("(module (func (block)))").unwrap()), None);
+        let component = wat::parse_str(format!("(component (core {}", &MODULE[1..]) + ")").unwrap();
+        assert_eq!(mend(&component), None, "a component is refused as it is");
+        assert_eq!(mend(&[]), None);
+    }
+
+    #[test]
+    fn a_damaged_module_is_no_better_for_it() {
+        let whole = wat::parse_str(MODULE).unwrap();
+        assert!(mend(&whole).is_some());
+        let (mut changed, mut valid) = (0, 0);
+        for cut in 0..whole.len() {
+            assert_eq!(
+                mend(&whole[..cut]).filter(|mended| Validator::new().validate_all(mended).is_ok()),
+                None,
+                "{cut}"
+            );
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[cut] ^= 1 << bit;
+                let Some(mended) = mend(&damaged) else { continue };
+                let was_valid = Validator::new().validate_all(&damaged).is_ok();
+                assert_eq!(Validator::new().validate_all(&mended).is_ok(), was_valid, "byte {cut}, bit {bit}");
+                changed += 1;
+                valid += usize::from(was_valid);
+            }
+        }
+        assert!(valid > 0 && valid < changed, "{valid} of {changed}");
+    }
 }
