@@ -1,19 +1,21 @@
 //! Goal: messages of an attested handshake end in a value or a refusal, without a panic and without allocating by a
 //! length that they declare; what is read is written back as the same bytes; and no bytes end in trust.
 //!
-//! Method: the input is read as a message, and sent as a run of messages to a source and to a destination that have
+//! Method: the input is read as a message and as a proof for the ledger, which judges it, and sent as a run of messages to a source and to a destination that have
 //! seen a right challenge, so that the judges of proofs are reached.
 
 #![no_main]
 
 use std::sync::{Arc, OnceLock};
 
-use dunlin_attest::{Bytes, SigningKey};
-use dunlin_attested::{Challenge, Config, Handshake, Message, SessionFacts, Side, Terms, Trust, VERSION, open_policy};
+use dunlin_attest::{Bytes, SigningKey, SimRoots};
+use dunlin_attested::{
+    Challenge, Config, Handshake, Judge, LedgerProof, Message, SessionFacts, Side, Terms, Trust, VERSION, open_policy,
+};
 use dunlin_base::Digest;
 use dunlin_handover::codec::Wire as _;
-use dunlin_handover::ledger::{Candidate, Checks};
-use dunlin_handover::{Key, MigrationId, Nonce, ServiceId};
+use dunlin_handover::ledger::{Candidate, Checks, Takes};
+use dunlin_handover::{Key, MigrationId, Nonce, PlatformId, ServiceId};
 use libfuzzer_sys::fuzz_target;
 
 /// Believes every signature of a ledger: what is behind it is reached.
@@ -25,7 +27,7 @@ impl Checks for Gullible {
         true
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -65,10 +67,36 @@ fn config(side: Side) -> Config {
     }
 }
 
+/// A proof takes no service unless its evidence is genuine, whatever the candidate says that it fits.
+fn judged(data: &[u8]) {
+    let Ok(proof) = LedgerProof::from_bytes(data) else { return };
+    assert_eq!(proof.to_bytes(), data, "a proof has two encodings");
+    let shown = &proof.candidate;
+    let judge = Judge::new(LEDGER, Some(SimRoots::default()));
+    let (spki, binding) = (shown.binding.instance_key.spki_hash(), &shown.binding);
+    let migration = MigrationId(binding.migration);
+    for takes in [Takes::Claim, Takes::Resume, Takes::Recover, Takes::Transfer(migration)] {
+        let candidate = Candidate {
+            service: SERVICE,
+            policy_hash: binding.policy,
+            holder: Key(spki.0),
+            platform: PlatformId([7; 32]),
+            evidence: shown.digest(),
+            takes,
+            epoch: binding.epoch,
+            version: 1,
+            from: Some(Key(binding.peer_spki.0)),
+            proof: data,
+        };
+        assert!(judge.appraise(&candidate, 1_795_132_800).is_err());
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     if let Ok(message) = Message::from_bytes(data) {
         assert_eq!(message.to_bytes(), data, "{} has two encodings", message.name());
     }
+    judged(data);
     for side in [Side::Source, Side::Destination] {
         let config = config(side);
         let right = Challenge {

@@ -24,7 +24,7 @@ impl Checks for Nobody {
         false
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Err("nobody".to_owned())
     }
 }

@@ -40,7 +40,7 @@ impl Checks for Gullible {
         true
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }

@@ -390,7 +390,7 @@ impl Checks for Party {
         Digest::of(&[&key.0[..], message].concat()).0 == *signature
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -407,7 +407,7 @@ fn t11_an_older_copy_of_a_tpm_opens_its_secret_and_the_ledger_refuses_the_state(
     let platform = PlatformId([5; 32]);
     let request = |operation: u8, epoch, version, action, signer: &Party| {
         let operation = OperationId([operation; 16]);
-        Request { service, operation, epoch, version, action, signatures: Vec::new() }.signed(signer)
+        Request::new(service, operation, epoch, version, action).signed(signer)
     };
     let recovery = Recovery { threshold: 1, keys: vec![owner.key()] };
     let create = Operation::Create {

@@ -1,7 +1,7 @@
 //! What one side finds of the other's proof. Every check runs, so that all reasons are told at once.
 
 use dunlin_attest::{
-    Appraisal, AppraisalContext, BindingContext, Bytes, Claims, Endorsements, Evidence, ReportData, Technology,
+    Appraisal, AppraisalContext, BindingContext, Bytes, Claims, Endorsements, Evidence, Policy, ReportData, Technology,
     TrustRoots, Verifier, VerifyError, VerifyingKey,
 };
 use dunlin_base::Digest;
@@ -9,6 +9,7 @@ use dunlin_handover::Key;
 use dunlin_handover::ledger::Reading;
 
 use crate::config::{Config, SessionFacts, Side, Trust};
+use crate::ledger::BoundEvidence;
 use crate::message::{Attest, Challenge, transcript};
 use crate::refusal::{Check, Reason};
 
@@ -19,24 +20,15 @@ pub struct Attested {
     pub claims: Claims,
     /// What the policy says of that.
     pub appraisal: Appraisal,
-    /// The key of the instance: that of its certificate.
-    pub instance_key: VerifyingKey,
-    /// Its name in the ledger.
+    /// The key of its certificate, as its name in the ledger.
     pub holder: Key,
-    /// The key to which secrets for it are encrypted.
-    pub kem_key: Bytes,
-    /// Its evidence, in its container.
-    pub evidence: Vec<u8>,
+    /// What it showed for that.
+    pub shown: BoundEvidence,
     /// Of a source: the ledger's word that it holds the service.
     pub reading: Option<Reading>,
 }
 
 impl Attested {
-    /// The digest of its evidence, which a transfer in the ledger names.
-    pub fn evidence_digest(&self) -> Digest {
-        Digest::of(&self.evidence)
-    }
-
     /// What a person must see although everything is accepted.
     pub fn warnings(&self) -> &[String] {
         self.appraisal.warnings()
@@ -197,21 +189,29 @@ pub(crate) fn judge(
             return Err(reasons);
         }
     };
-    // Where the platform measured a module, it must be this one.
-    let module = Bytes::from(binding.module.0);
-    if claims.registers.get("module").is_some_and(|measured| *measured != module) {
-        reasons.push(Reason::new(Check::Module, "the platform measured another module"));
-    }
     let about =
         AppraisalContext { now, binding: &binding, role: peer.role(), source, tpm_last_seen: config.tpm_last_seen };
-    let appraisal = config.trust.policy.appraise(&claims, &about);
-    reasons.extend(appraisal.reasons().iter().map(|reason| Reason::new(Check::Appraisal, reason.to_string())));
+    let (appraisal, against) = weigh(&config.trust.policy, &claims, &about);
+    reasons.extend(against);
     if !reasons.is_empty() {
         return Err(reasons);
     }
-    let Attest { kem_key, evidence, reading, .. } = proof;
+    let Attest { evidence, endorsements, reading, .. } = proof;
     let holder = Key(config.session.peer_spki.0);
-    Ok(Attested { claims, appraisal, instance_key, holder, kem_key, evidence, reading })
+    Ok(Attested { claims, appraisal, holder, shown: BoundEvidence { binding, evidence, endorsements }, reading })
+}
+
+/// What the policy says of claims, and everything that is against them.
+pub(crate) fn weigh(policy: &Policy, claims: &Claims, about: &AppraisalContext<'_>) -> (Appraisal, Vec<Reason>) {
+    let mut reasons = Vec::new();
+    // Where the platform measured a module, it must be this one.
+    let module = Bytes::from(about.binding.module.0);
+    if claims.registers.get("module").is_some_and(|measured| *measured != module) {
+        reasons.push(Reason::new(Check::Module, "the platform measured another module"));
+    }
+    let appraisal = policy.appraise(claims, about);
+    reasons.extend(appraisal.reasons().iter().map(|reason| Reason::new(Check::Appraisal, reason.to_string())));
+    (appraisal, reasons)
 }
 
 /// Whether the ledger says, freshly, that the source holds the service in this epoch and under this policy.

@@ -9,7 +9,7 @@ use dunlin_handover::{Nonce, ServiceId};
 
 use crate::handshake::{Action, Done, Handshake};
 use crate::message::{MAX_MESSAGE, Message, Verdict};
-use crate::refusal::{Check, Reason, Refused};
+use crate::refusal::{Check, Reason, Refused, with_causes};
 
 /// Why there is no trust.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ pub fn run(
         }
         match handshake.poll_action() {
             Some(Action::Evidence(binding)) => {
-                handshake.evidence(now(), attester.prove(&binding).map_err(|error| text(&error)));
+                handshake.evidence(now(), attester.prove(&binding).map_err(|error| with_causes(&error)));
             }
             Some(Action::ReadLedger { service, nonce }) => {
                 let given = read_ledger(service, nonce);
@@ -98,14 +98,4 @@ fn receive(reader: &mut dyn Read) -> Result<Vec<u8>, DriveError> {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     Ok(message)
-}
-
-fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

@@ -10,6 +10,7 @@ use dunlin_handover::{Nonce, ServiceId};
 
 use crate::appraise::{Attested, Challenges, compare, context, judge, verify};
 use crate::config::{Config, Side};
+use crate::ledger::BoundEvidence;
 use crate::message::{Attest, Challenge, MAX_MESSAGE, MAX_REASONS, Message, VERSION, Verdict};
 use crate::refusal::{Check, Party, Reason, Refused};
 
@@ -33,8 +34,8 @@ pub enum Action {
 pub struct Done {
     /// The other side.
     pub peer: Attested,
-    /// The own evidence, in its container, as the other side has it.
-    pub own_evidence: Vec<u8>,
+    /// The own evidence, as the other side has it.
+    pub own: BoundEvidence,
     /// The epoch in which the source holds the service.
     pub epoch: u64,
 }
@@ -57,7 +58,7 @@ pub struct Handshake {
     claims: Option<Claims>,
     proof: Option<(Evidence, Endorsements)>,
     reading: Option<Reading>,
-    sent_proof: Option<Vec<u8>>,
+    sent_proof: Option<BoundEvidence>,
     waiting: Option<Box<Attest>>,
     attested: Option<Attested>,
     sent_verdict: bool,
@@ -274,25 +275,29 @@ impl Handshake {
             return;
         }
         let (Some((evidence, endorsements)), Some(challenges)) = (&self.proof, self.challenges()) else { return };
-        let key = self.config.signer.verifying_key().to_bytes();
-        let evidence = evidence.to_cbor();
-        let mut proof = Attest {
-            instance_key: key.try_into().unwrap_or([0; 33]),
-            kem_key: self.config.kem_key.clone(),
-            evidence: evidence.clone(),
+        let (key, kem_key) = (self.config.signer.verifying_key(), &self.config.kem_key);
+        let sent = BoundEvidence {
+            binding: context(&self.config, challenges, self.config.side, key.clone(), kem_key),
+            evidence: evidence.to_cbor(),
             endorsements: endorsements.to_cbor(),
+        };
+        let mut proof = Attest {
+            instance_key: key.to_bytes().try_into().unwrap_or([0; 33]),
+            kem_key: kem_key.clone(),
+            evidence: sent.evidence.clone(),
+            endorsements: sent.endorsements.clone(),
             reading: self.reading.clone(),
             signature: [0; 64],
         };
         let signed = proof.signed_bytes(self.config.side, &self.config.session, true, &challenges.transcript());
         proof.signature = self.config.signer.sign(&signed);
-        self.sent_proof = Some(evidence);
+        self.sent_proof = Some(sent);
         self.send(&Message::Attest(Box::new(proof)));
     }
 
     fn conclude(&mut self) {
-        let (Some(peer), Some(own_evidence)) = (self.attested.take(), self.sent_proof.clone()) else { return };
-        self.end(Ok(Box::new(Done { peer, own_evidence, epoch: self.own.epoch })));
+        let (Some(peer), Some(own)) = (self.attested.take(), self.sent_proof.clone()) else { return };
+        self.end(Ok(Box::new(Done { peer, own, epoch: self.own.epoch })));
     }
 
     fn refuse(&mut self, mut reasons: Vec<Reason>) {

@@ -16,6 +16,8 @@
 //!        │ <── Verdict                                                   │
 //! ```
 //!
+//! What was proved goes on to the ledger, which appraises it itself ([`Judge`]).
+//!
 //! [`Handshake`] does no I/O, has no clock and no randomness; [`run`] drives it over a stream.
 //! `docs/formats/attested-channel.md` of the repository has the bytes, `docs/trust-channel.md` the reasons.
 
@@ -28,6 +30,7 @@ mod appraise;
 mod config;
 mod drive;
 mod handshake;
+mod ledger;
 mod message;
 mod open_policy;
 mod refusal;
@@ -36,6 +39,7 @@ pub use appraise::Attested;
 pub use config::{Config, InstanceSigner, SessionFacts, Side, Terms, Trust};
 pub use drive::{DriveError, decline, run};
 pub use handshake::{Action, Done, Handshake};
+pub use ledger::{Asker, BoundEvidence, Judge, LedgerProof};
 pub use message::{Attest, Challenge, MAX_MESSAGE, Message, VERSION, Verdict};
 pub use open_policy::{open_policy, policy_in_force};
 pub use refusal::{Check, Party, Reason, Refused};

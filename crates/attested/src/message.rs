@@ -10,15 +10,15 @@ use crate::config::{SessionFacts, Side};
 use crate::refusal::Reason;
 
 /// The version of this protocol.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// No message is longer, in bytes.
 pub const MAX_MESSAGE: usize = 640 * 1024;
 /// Longest key to encrypt to, in bytes; post-quantum ones fit.
 const MAX_KEM_KEY: usize = 2048;
 /// Longest evidence, in bytes: what `dunlin_attest` reads.
-const MAX_EVIDENCE: usize = dunlin_attest::MAX_EVIDENCE;
+pub(crate) const MAX_EVIDENCE: usize = dunlin_attest::MAX_EVIDENCE;
 /// Longest endorsements, in bytes: what `dunlin_attest` reads.
-const MAX_ENDORSEMENTS: usize = 512 * 1024;
+pub(crate) const MAX_ENDORSEMENTS: usize = 512 * 1024;
 /// Most reasons in a verdict.
 pub(crate) const MAX_REASONS: usize = 64;
 

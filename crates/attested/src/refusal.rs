@@ -114,14 +114,19 @@ impl Reason {
 
     /// A reason from an error and its causes.
     pub(crate) fn of(check: Check, error: &dyn Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(source) = cause {
-            text = format!("{text}: {source}");
-            cause = source.source();
-        }
-        Self::new(check, text)
+        Self::new(check, with_causes(error))
     }
+}
+
+/// An error and its causes, for people.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
 }
 
 impl fmt::Display for Reason {

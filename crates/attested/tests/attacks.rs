@@ -95,8 +95,8 @@ fn both_sides_prove_themselves_and_know_each_other() {
     assert_eq!(a.peer.holder, Key(world.b.instance.spki().0));
     assert_eq!(b.peer.holder, Key(world.a.instance.spki().0));
     assert_eq!((a.peer.claims.platform.as_str(), b.peer.claims.platform.as_str()), ("sim:acme-b", "sim:acme-a"));
-    assert_eq!(a.peer.evidence, b.own_evidence);
-    assert_eq!(b.peer.evidence_digest(), Digest::of(&a.own_evidence));
+    assert_eq!(a.peer.shown, b.own);
+    assert_eq!(b.peer.shown, a.own);
     assert_eq!(b.peer.reading.as_ref().expect("a reading").record, world.record);
     assert_eq!((a.epoch, b.epoch), (7, 7));
     assert_eq!(a.peer.claims.class, Class::Sim);

@@ -91,7 +91,7 @@ fn two_keeps_prove_themselves_over_tls() {
         (drive(&world, Side::Source, &world.a, session), destination.join().expect("no panic"))
     });
     let (a, b) = (a.expect("trust"), b.expect("trust"));
-    assert_eq!(a.peer.evidence, b.own_evidence);
+    assert_eq!(a.peer.shown, b.own);
     assert_eq!(a.peer.holder.0, world.b.instance.spki().0);
 }
 

@@ -5,6 +5,8 @@ use core::str::FromStr;
 
 use sha2::Digest as _;
 
+use crate::hex::unhex;
+
 /// A SHA-256 digest. Its text form is 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -49,16 +51,7 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, ParseDigestError> {
-        let text = text.strip_prefix("sha256:").unwrap_or(text).as_bytes();
-        if text.len() != 64 {
-            return Err(ParseDigestError);
-        }
-        let nibble = |digit: u8| (digit as char).to_digit(16).ok_or(ParseDigestError);
-        let mut digest = [0; 32];
-        for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
-            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
-        }
-        Ok(Self(digest))
+        unhex(text.strip_prefix("sha256:").unwrap_or(text)).map(Self).ok_or(ParseDigestError)
     }
 }
 

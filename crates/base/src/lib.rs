@@ -3,9 +3,11 @@
 //! is admitted only when it is pure, tiny and used by three crates.
 
 mod digest;
+mod hex;
 mod page;
 mod value;
 
 pub use digest::{Digest, Hasher};
+pub use hex::unhex;
 pub use page::{PAGE_SIZE, is_zero, page_count};
 pub use value::{Value, ValueType};

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Machine, World};
+use common::{Machine, SERVICE, World};
+use dunlin_handover::converge::Mode;
 use dunlin_handover::ledger::Record;
 use dunlin_keep_link::{EndedHow, FailCode, Origin, Report};
+use dunlin_seal::{Kind, Label, LocalKey};
 
 /// Sleeps for ever, and counts in its memory how often it woke.
 const SLEEPER: &str = r#"(module
@@ -144,6 +146,42 @@ fn s05_a_stored_state_is_not_opened_with_the_key_of_another_machine() {
     let keep = b.keep();
     keep.start_service(&spec, Origin::Again, Vec::new());
     assert_eq!(keep.running().version, version);
+}
+
+#[test]
+fn s05_what_arrived_is_opened_with_the_brokers_keys_alone() {
+    let world = World::new(wat::parse_str(SLEEPER).unwrap());
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let spec = world.spec(&["sleeper"]);
+    let (first, second) = (a.keep(), b.keep());
+    first.start_service(&spec, Origin::First, Vec::new());
+    first.running();
+    let (_, arrived) = common::migrate(&first, &second, &spec, common::options(Mode::Precopy), Vec::new());
+    assert!(common::is_live(&arrived), "{arrived:?}");
+    second.kill();
+    let before = world.record();
+    assert_eq!((before.version, before.state_epoch, before.epoch), (1, 2, 3));
+    let files = read(&b.states);
+    let (name, bytes) = files.iter().find(|(name, _)| name.starts_with("arrived-")).expect("what arrived");
+    let label = Label { kind: Kind::Staged, name: "state", version: 1 };
+    let machine = LocalKey::derived(&b.platform.to_pkcs8().unwrap()).objects(SERVICE.0);
+    assert!(machine.open(&label, bytes).is_err(), "with what the node has");
+    // Without the broker nobody opens it, and under another name nobody does either.
+    world.broker_is_away(true);
+    let keep = b.keep();
+    keep.start_service(&spec, Origin::Again, Vec::new());
+    assert_eq!(keep.failed().code, FailCode::Keys);
+    world.broker_is_away(false);
+    let renamed = format!("arrived-{}{}", "0".repeat(32), name.strip_prefix("arrived-").unwrap().get(32..).unwrap());
+    write(&b.states, &Files::from([(renamed, bytes.clone())]));
+    let keep = b.keep();
+    keep.start_service(&spec, Origin::Again, Vec::new());
+    assert_eq!(keep.failed().code, FailCode::StateMissing);
+    // As it was, it is what the service goes on from.
+    write(&b.states, &files);
+    let keep = b.keep();
+    keep.start_service(&spec, Origin::Again, Vec::new());
+    assert_eq!(keep.running().version, 1);
 }
 
 /// Goes over 2048 pages again and again, and checks in each that it was there in the round before; ends after so many rounds.

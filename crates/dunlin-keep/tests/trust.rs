@@ -296,3 +296,31 @@ fn a_client_gets_evidence_for_its_nonce() {
     let other = BindingContext { peer_nonce: [8; 32], ..binding };
     assert!(Verifier::appraise(&evidence, &endorsements, &other.report_data(), now, &roots).is_err());
 }
+
+#[test]
+fn a_keep_that_shows_the_ledger_nothing_takes_nothing() {
+    let world = World::new(wat::parse_str(ASKER).unwrap());
+    let spec = world.spec(&["asker"]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let (input, _line) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let more = || vec![(Role::Stdin, input.try_clone().unwrap())];
+    let withhold = |yes| world.withhold.store(yes, std::sync::atomic::Ordering::SeqCst);
+    let first = a.keep();
+    withhold(true);
+    first.start_service(&spec, Origin::First, more());
+    let failed = first.failed();
+    assert!(failed.text.contains("appraises evidence itself"), "{failed:?}");
+    assert_eq!(world.record().holder, None);
+    withhold(false);
+    first.start_service(&spec, Origin::First, more());
+    first.running();
+    let before = world.record();
+    // Nor is the service given away: the source goes on, and moves once the ledger sees what it is shown.
+    withhold(true);
+    let (left, arrived) = migrate(&first, &b.keep(), &spec, options(Mode::Precopy), more());
+    assert!(matches!(left.how, LeftHow::Stayed { .. }) && !common::is_live(&arrived), "{left:?} {arrived:?}");
+    assert_eq!(world.record().holder, before.holder);
+    withhold(false);
+    let (left, arrived) = migrate(&first, &b.keep(), &spec, options(Mode::Precopy), more());
+    assert!(matches!(left.how, LeftHow::Moved { .. }) && common::is_live(&arrived), "{left:?} {arrived:?}");
+}

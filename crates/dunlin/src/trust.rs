@@ -268,7 +268,7 @@ fn hold(
     let steps = [(0, create, vec![owner]), (1, claim, vec![instance, platform])];
     for (epoch, action, signers) in steps {
         let operation = OperationId([epoch as u8; 16]);
-        let request = Request { service, operation, epoch, version: 0, action, signatures: Vec::new() };
+        let request = Request::new(service, operation, epoch, 0, action);
         let request = signers.into_iter().fold(request, |request, signer| request.signed(signer));
         let Ok(answer) = ledger.apply(&request);
         answer.map_err(broken)?;

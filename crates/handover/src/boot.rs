@@ -102,7 +102,7 @@ pub fn resume(
     let record = &reading.record;
     let action = Operation::Resume { holder: instance.key(), platform: PlatformId(platform.key().0), evidence };
     let (service, epoch, version) = (record.service, record.epoch, record.version);
-    Request { service, operation, epoch, version, action, signatures: Vec::new() }.signed(platform).signed(instance)
+    Request::new(service, operation, epoch, version, action).signed(platform).signed(instance)
 }
 
 /// Checks the answer to `request` and returns the epoch in which the instance runs.

@@ -10,8 +10,9 @@
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::party::{LedgerAnswer, LedgerCall, LedgerQuery, LedgerReply};
 
-/// Most bytes of an encoded [`LedgerCall`]: sixteen signatures of the largest size, a recovery set and a statement.
-pub const MAX_CALL: usize = 160 << 10;
+/// Most bytes of an encoded [`LedgerCall`]: sixteen signatures of the largest size, a recovery set, a statement,
+/// and a proof.
+pub const MAX_CALL: usize = 256 << 10;
 
 /// Most bytes of an encoded [`LedgerReply`].
 pub const MAX_REPLY: usize = 16 << 10;
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
     use crate::ids::{Key, MigrationId, Nonce, OperationId, PlatformId, ServiceId};
     use crate::ledger::{
-        MAX_SIGNATURE, Operation, Reading, Receipt, Record, Refused, Request, Signature, Staged, Status,
+        MAX_PROOF, MAX_SIGNATURE, Operation, Reading, Receipt, Record, Refused, Request, Signature, Staged, Status,
     };
 
     fn signature() -> Signature {
@@ -134,6 +135,7 @@ mod tests {
             version: 9,
             action,
             signatures: (0..16).map(|by| (Key([by; 32]), signature().0)).collect(),
+            proof: vec![0x5a; MAX_PROOF],
         };
         let read = LedgerQuery::Read { service: ServiceId([1; 16]), nonce: Nonce([13; 32]) };
         for query in [LedgerQuery::Apply(Box::new(request)), read] {

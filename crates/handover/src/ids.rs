@@ -2,11 +2,20 @@
 
 use core::fmt;
 use core::ops::Add;
+use core::str::FromStr;
 use core::time::Duration;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, unhex};
 
 use crate::codec::{DecodeError, Reader, Wire, Writer};
+
+/// A text that is not the hexadecimal form of an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a {what} is {digits} hexadecimal digits")]
+pub struct ParseIdError {
+    what: &'static str,
+    digits: usize,
+}
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $size:literal, $what:literal) => {
@@ -25,6 +34,14 @@ macro_rules! id {
                 write!(f, "{}(", stringify!($name))?;
                 self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))?;
                 f.write_str("..)")
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                unhex(text).map(Self).ok_or(ParseIdError { what: $what, digits: 2 * $size })
             }
         }
 

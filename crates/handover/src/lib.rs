@@ -21,5 +21,5 @@ mod party;
 mod telling;
 
 pub use carry::{MAX_CALL, MAX_REPLY};
-pub use ids::{Entropy, Key, MigrationId, Nonce, OperationId, PlatformId, ServiceId, Time};
+pub use ids::{Entropy, Key, MigrationId, Nonce, OperationId, ParseIdError, PlatformId, ServiceId, Time};
 pub use party::{Keys, LedgerAnswer, LedgerCall, LedgerQuery, LedgerReply, Limits, ProtocolError};

@@ -28,6 +28,8 @@ pub struct Limits {
     pub keepalive: Duration,
     /// Take the link for lost after this much silence of the other side.
     pub peer_silence: Duration,
+    /// For how long a driver that waits for its storage, and says nothing else, says that it lives.
+    pub busy: Duration,
     /// First wait before a call to the ledger is sent again; doubles up to 16 times this.
     pub ledger_retry: Duration,
     /// How long a source that has committed waits for the word that the program runs at the destination.
@@ -43,6 +45,7 @@ impl Default for Limits {
         Self {
             keepalive: Duration::from_secs(1),
             peer_silence: Duration::from_secs(5),
+            busy: Duration::from_secs(60),
             ledger_retry: Duration::from_millis(500),
             activation: Duration::from_secs(30),
             decision: Duration::from_secs(120),
@@ -156,6 +159,11 @@ impl Party {
             self.send(now, &Message::Pong(token));
         }
         Ok(message)
+    }
+
+    /// The other side lives, as its driver says without a message.
+    pub(crate) fn alive(&mut self, now: Time) {
+        self.heard = now;
     }
 
     /// A new channel to the same peer.

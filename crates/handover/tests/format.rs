@@ -213,7 +213,15 @@ fn ledger_objects_have_their_golden_bytes() {
     for (number, action) in operations.into_iter().enumerate() {
         let signatures = vec![(key, vec![0x77; 3])];
         let operation = OperationId([0x71; 16]);
-        let request = Request { service: ServiceId([0x51; 16]), operation, epoch: 5, version: 6, action, signatures };
+        let request = Request {
+            service: ServiceId([0x51; 16]),
+            operation,
+            epoch: 5,
+            version: 6,
+            action,
+            signatures,
+            proof: vec![0x78; 2],
+        };
         pinned(&format!("request-{}", number + 1), &request);
     }
     pinned("record", &record());
@@ -239,7 +247,7 @@ fn the_state_of_a_ledger_survives_its_encoding_and_a_torn_one_is_refused() {
         recovery: Recovery::default(),
     };
     let (service, operation) = (ServiceId([1; 16]), OperationId([1; 16]));
-    let request = Request { service, operation, epoch: 0, version: 0, action: create, signatures: Vec::new() };
+    let request = Request::new(service, operation, 0, 0, create);
     let mut state = LedgerState::default();
     state.apply(&request.signed(&owner), &TestChecks::default(), &ledger_key()).unwrap();
     pinned("ledger-state", &state);

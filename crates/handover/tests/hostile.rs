@@ -52,7 +52,7 @@ fn ledger() -> LedgerState {
 fn apply(state: &mut LedgerState, action: Operation, signers: &[TestKey]) {
     let (epoch, version) = state.record().map_or((0, 0), |record| (record.epoch, record.version));
     let operation = OperationId([epoch as u8 + 1; 16]);
-    let plain = Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() };
+    let plain = Request::new(SERVICE, operation, epoch, version, action);
     let request = signers.iter().fold(plain, |request, signer| request.signed(signer));
     state.apply(&request, &TestChecks::default(), &ledger_key()).expect("the scene is in order");
 }

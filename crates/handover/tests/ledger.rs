@@ -18,6 +18,7 @@ use keys::{TestChecks, TestKey, ledger_key};
 const SERVICE: ServiceId = ServiceId([1; 16]);
 
 /// A service created by `owner`, claimed by `a` on `pa`, at epoch 2 and version 0.
+#[derive(Clone)]
 struct Scene {
     state: LedgerState,
     checks: TestChecks,
@@ -70,7 +71,7 @@ impl Scene {
         self.next += 1;
         let Record { epoch, version, .. } = self.record();
         let operation = OperationId([self.next; 16]);
-        let plain = Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() };
+        let plain = Request::new(SERVICE, operation, epoch, version, action);
         signers.iter().fold(plain, |request, signer| request.signed(signer))
     }
 
@@ -144,6 +145,33 @@ fn m1_the_life_of_a_service() {
     let retired = scene.apply(Operation::Retire, &[owner]).unwrap().record;
     assert_eq!((retired.epoch, retired.holder, retired.status), (4, None, Status::Retired));
     assert_eq!(scene.apply(Operation::Retire, &[owner]), Err(Refused::Retired));
+}
+
+#[test]
+fn a_state_is_written_in_the_epoch_of_who_committed_or_gave_it_and_stays_so_when_it_is_given_back() {
+    let mut scene = Scene::new();
+    let (a, b, pa, pb) = (scene.a, scene.b, scene.pa, scene.pb);
+    scene.apply(Operation::Commit { parent: hash(0), state_hash: hash(9) }, &[a]).unwrap();
+    assert_eq!((scene.record().epoch, scene.record().state_epoch), (2, 2));
+    scene.apply(resume(a, pa), &[pa, a]).unwrap();
+    assert_eq!((scene.record().epoch, scene.record().state_epoch), (3, 2));
+    // The source keeps the state that it gives, in its epoch.
+    let lazily = Staged { complete: false, ..scene.staged(hash(1)) }.signed(&b);
+    let (state_hash, evidence) = (hash(1), Digest::of(b""));
+    scene.apply(Operation::Transfer { state_hash, evidence, retained: true, staged: lazily }, &[a]).unwrap();
+    assert_eq!((scene.record().epoch, scene.record().state_epoch), (4, 3));
+    let back = |scene: &Scene, state_hash| {
+        let kept = Staged { holder: a.0, platform: pa.platform(), ..scene.staged(state_hash) }.signed(&a);
+        Operation::Transfer { state_hash, evidence, retained: true, staged: kept }
+    };
+    // What the destination gives back is what it got; another state would be its own, written in its epoch.
+    let mut other = scene.clone();
+    other.apply(back(&other, hash(7)), &[b]).unwrap();
+    assert_eq!((other.record().epoch, other.record().state_epoch), (5, 4));
+    scene.apply(back(&scene, hash(1)), &[b]).unwrap();
+    assert_eq!((scene.record().epoch, scene.record().version, scene.record().state_epoch), (5, 3, 3));
+    assert_eq!(scene.record().holder, Some(a.0));
+    assert_ne!(pa.platform(), pb.platform());
 }
 
 #[test]
@@ -344,7 +372,7 @@ fn l6_a_retry_is_answered_again_and_an_id_cannot_be_used_twice() {
     };
     let request = |policy_version| {
         let (operation, action) = (OperationId([1; 16]), create(policy_version));
-        Request { service: SERVICE, operation, epoch: 0, version: 0, action, signatures: Vec::new() }.signed(&owner)
+        Request::new(SERVICE, operation, 0, 0, action).signed(&owner)
     };
     let Ok(first) = ledger.apply(&request(1));
     assert_eq!(ledger.apply(&request(1)), Ok(first));

@@ -9,7 +9,7 @@ use dunlin_handover::ledger::{Candidate, Checks};
 use crate::key::is_signed_by;
 
 /// Says whether a policy lets a candidate hold a service; the reason if not.
-pub type Appraisal = Arc<dyn Fn(&Candidate) -> Result<(), String> + Send + Sync>;
+pub type Appraisal = Arc<dyn Fn(&Candidate<'_>) -> Result<(), String> + Send + Sync>;
 
 /// Checks signatures of the keys of this crate, and candidates by an appraisal.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl Checks for Verifier {
         is_signed_by(key, message, signature)
     }
 
-    fn appraise(&self, candidate: &Candidate) -> Result<(), String> {
+    fn appraise(&self, candidate: &Candidate<'_>) -> Result<(), String> {
         self.appraisal.as_ref().map_or(Ok(()), |appraisal| appraisal(candidate))
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Debug for Verifier {
 #[cfg(test)]
 mod tests {
     use dunlin_base::Digest;
-    use dunlin_handover::ledger::{Ledger, MemoryLedger, Operation, Recovery, Refused, Request};
+    use dunlin_handover::ledger::{Ledger, MemoryLedger, Operation, Recovery, Refused, Request, Takes};
     use dunlin_handover::{Nonce, OperationId, PlatformId, ServiceId};
 
     use super::*;
@@ -64,7 +64,7 @@ mod tests {
             recovery: Recovery::default(),
         };
         let (service, operation) = (ServiceId([3; 16]), OperationId([4; 16]));
-        Request { service, operation, epoch: 0, version: 0, action, signatures: Vec::new() }
+        Request::new(service, operation, 0, 0, action)
     }
 
     #[test]
@@ -92,6 +92,11 @@ mod tests {
             holder: Key([3; 32]),
             platform: PlatformId([4; 32]),
             evidence: Digest([5; 32]),
+            takes: Takes::Claim,
+            epoch: 1,
+            version: 0,
+            from: None,
+            proof: &[],
         };
         assert_eq!(Verifier::certified().appraise(&candidate), Ok(()));
         let reason = Verifier::appraising(refuse).appraise(&candidate).unwrap_err();

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -54,6 +55,10 @@ impl Channel {
     /// When the system has no more descriptors.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // A packet goes in one piece or not at all, and the system's usual buffer is too small for the largest.
+        for end in [&one, &other] {
+            set_socket_send_buffer_size(end, MAX_PACKET)?;
+        }
         Ok((Self(one), Self(other)))
     }
 

@@ -13,9 +13,9 @@ use dunlin_handover::codec::{DecodeError, Reader, Writer};
 use crate::order::Order;
 use crate::report::Report;
 
-/// Largest packet in bytes, with room for the largest call to a ledger. A Unix socket with Linux's default buffers takes
-/// it in one piece.
-pub const MAX_PACKET: usize = 192 * 1024;
+/// Largest packet in bytes, with room for the largest call to a ledger. A channel's socket takes it in one piece, since its
+/// buffer is made for it.
+pub const MAX_PACKET: usize = 288 * 1024;
 
 /// Most descriptors beside one packet.
 pub const MAX_DESCRIPTORS: usize = 80;
@@ -32,8 +32,8 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// What this program speaks: version 1, the first. Later programs speak the newest and the one before it.
-    pub const SUPPORTED: Self = Self { oldest: 3, newest: 3 };
+    /// What this program speaks. Node and keep come from one release, so there is one version.
+    pub const SUPPORTED: Self = Self { oldest: 4, newest: 4 };
 
     /// The newest version that both speak.
     pub fn common(self, other: Self) -> Option<u16> {

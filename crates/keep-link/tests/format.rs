@@ -236,7 +236,7 @@ fn roles_that_must_not_be_doubled_or_missing_are_refused() {
 #[test]
 fn what_is_too_large_is_not_sent() {
     let mut huge = spec();
-    huge.args = vec!["x".repeat(30_000); 7];
+    huge.args = vec!["x".repeat(30_000); 10];
     let offered = offered(vec![Role::Module, Role::States]);
     let order = Order::Start(Start { order: OrderId(2), spec: huge, origin: Origin::First, offered });
     assert!(matches!(Packet::order(VERSION, &order), Err(PacketError::Length { .. })));
@@ -289,7 +289,7 @@ fn packets_and_descriptors_arrive_together() {
 fn the_largest_packet_passes_in_one_piece() {
     let (here, there) = Channel::pair().unwrap();
     let mut large = spec();
-    large.args = vec!["x".repeat(32_000); 6];
+    large.args = vec!["x".repeat(32_000); 9];
     let offered = offered(vec![Role::Module, Role::States]);
     let order = Order::Start(Start { order: OrderId(2), spec: large, origin: Origin::First, offered });
     let packet = Packet::order(VERSION, &order).unwrap();

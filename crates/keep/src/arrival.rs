@@ -18,7 +18,7 @@ use crate::carrier::LinkCarrier;
 use crate::error::Failure;
 use crate::keys::Keys;
 use crate::migrate::outgoing::text;
-use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging, Track};
+use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging, Shelf, Track};
 use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given, Loaded, limits};
 use crate::orders::Desk;
@@ -55,14 +55,14 @@ impl Arrival {
                 peer: Some(peer.key),
                 // Pages come on demand where an access to memory can be made to fault.
                 features: Features { postcopy: Lazy::is_available() && spec.tier != Tier::Wasmi, zstd: true },
-                evidence: peer.own_evidence.clone(),
+                evidence: peer.own_evidence(),
                 versions: Versions::SUPPORTED,
                 keys: who.keys.clone(),
                 limits: Limits { give_back: Some(GIVE_BACK), ..Limits::default() },
                 guard: peer::guard(),
                 entropy: entropy()?,
             },
-            stage: given.states.shelf(&given.states.staged(migration)),
+            stage: Shelf::sealed(given.states.staged(migration), peer.staging.clone()),
             guard: Box::new(peer::guard),
         };
         let (run, handle) = destination.prepare();
@@ -98,7 +98,8 @@ impl Arrival {
     /// Takes the service: what the node is to hear of it, and what the keep does then.
     pub(crate) fn run(self, peer: Peer, post: Post) -> Result<(Arrived, Landed), Failure> {
         let Self { run, mut lodger } = self;
-        let report = run.run(&mut lodger, peer.stream, Box::new(post)).map_err(|error| match error {
+        let ledger = peer.presenting(&lodger.spec, post)?;
+        let report = run.run(&mut lodger, peer.stream, Box::new(ledger)).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => {
                 Failure::system("a thread of the migration cannot be started")(source)
             }
@@ -161,7 +162,7 @@ impl Lodger {
         };
         let record = service.record();
         let states = &self.given.states;
-        let path = states.arrived(record.version, &record.state_hash);
+        let path = states.arrived(self.migration, record.version, &record.state_hash);
         let named = states.rename(&states.staged(self.migration), &path);
         named.map_err(Failure::system("the state that arrived cannot be renamed"))?;
         states.clear_but(Some(&path));

@@ -14,21 +14,22 @@
 //! turns out to be another one than its name says, the start fails, and the next one takes the next epoch.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dunlin_base::Digest;
 use dunlin_handover::boot::{Blob, Boot, decide};
 use dunlin_handover::ledger::{Reading, Record, Status};
 use dunlin_instrument::Map;
 use dunlin_keep_link::{Origin, Spec};
-use dunlin_seal::VolumeSeal;
+use dunlin_seal::{ObjectSeal, VolumeSeal};
 use dunlin_snapshot::{Envelope, Extra, Memory, Page, Snapshot, State};
 use zeroize::Zeroizing;
 
 use crate::error::Failure;
 use crate::keys::Keys;
-use crate::migrate::Staged;
 use crate::migrate::outgoing::text;
+use crate::migrate::{Shelf, Staged, load};
 use crate::offer::Loaded;
 use crate::office::Office;
 use crate::states::{Found, States};
@@ -144,24 +145,17 @@ impl Plan {
     pub(crate) fn state(
         self,
         office: &Office,
-        states: &States,
         loaded: &Loaded,
         keys: &Keys,
         epoch: u64,
     ) -> Result<Option<Stored>, Failure> {
         let Some((reading, mut found)) = self.stored else { return Ok(None) };
         let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
-        let mut seals = Vec::new();
         loop {
-            let Found { path, blob } = found.swap_remove(choose(office, &reading, self.take, &found)?);
+            let Found { path, blob: _, migration } = found.swap_remove(choose(office, &reading, self.take, &found)?);
+            let seals = keys.committed(epoch, migration)?;
             // What a name claims may be wrong, by accident or not: then it is as if it were not there.
-            if !blob.complete {
-                continue;
-            }
-            if seals.is_empty() && !states.is_of_this_machine(&path) {
-                seals = [keys.written(epoch)?, Some(keys.objects(epoch)?)].into_iter().flatten().collect();
-            }
-            if let Ok(staged) = states.open(&path, &seals)
+            if let Some(staged) = open_under(&path, &seals)
                 && let Ok((state, volume_keys)) = open(&staged, map, loaded, &reading.record.state_hash)
             {
                 return Ok(Some(Stored { state, volume_keys, path }));
@@ -184,6 +178,11 @@ fn choose(office: &Office, reading: &Reading, take: Take, found: &[Found]) -> Re
         Ok(_) => Err(Failure::StateMissing { version: record.version, state_hash: record.state_hash }),
         Err(error) => Err(Failure::NotHolder(error.to_string())),
     }
+}
+
+/// What is stored, under the first of these seals that opens it.
+fn open_under(path: &Path, seals: &[Arc<ObjectSeal>]) -> Option<Staged> {
+    seals.iter().find_map(|seal| load(Shelf::sealed(path, seal.clone())).ok())
 }
 
 /// The whole state, if it is the one with this digest.

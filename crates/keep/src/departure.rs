@@ -17,7 +17,7 @@ use dunlin_keep_link::{
 
 use crate::error::Failure;
 use crate::migrate::outgoing::text;
-use crate::migrate::{Program, Progress, Source, SourceHandle, SourceReport, SourceRun, Stopped, Supply};
+use crate::migrate::{Program, Progress, Shelf, Source, SourceHandle, SourceReport, SourceRun, Stopped, Supply};
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer, Proven};
 use crate::service::{Service, world_of};
@@ -76,7 +76,7 @@ impl Departure {
                 snapshot_version: dunlin_snapshot::FORMAT_VERSION as u16,
                 memories,
                 needs: service.needs.iter().map(|need| Text::new(need)).collect(),
-                evidence: peer.own_evidence.clone(),
+                evidence: peer.own_evidence(),
                 options: order.options.clone(),
                 dry_run: order.dry_run,
                 versions: Versions::SUPPORTED,
@@ -89,7 +89,7 @@ impl Departure {
             tracker,
             volume: service.mounted.as_ref().map(|volume| Box::new(volume.send_ahead()) as Box<dyn Supply>),
             compress: order.options.bandwidth_limit.is_some_and(|limit| limit < SLOW),
-            retain: service.states.shelf(&service.states.retained(migration)),
+            retain: Shelf::sealed(service.states.retained(migration), peer.staging.clone()),
             guard: Box::new(peer::guard),
             progress: progress.clone(),
         };
@@ -115,7 +115,8 @@ impl Departure {
             told: false,
             successor,
         };
-        let report = run.run(&mut leaving, peer.stream, Box::new(post));
+        let ledger = peer.presenting(&service.spec, post)?;
+        let report = run.run(&mut leaving, peer.stream, Box::new(ledger));
         drop(reports);
         let SourceReport { outcome, statistics, .. } = match report {
             Ok(report) => report,

@@ -9,10 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_attest::{BindingContext, Endorsements, Evidence, Policy};
+use dunlin_attested::{Asker, BoundEvidence};
 use dunlin_broker::{Brokers, Denied, FetchError, Party, Released, Want, fetch};
-use dunlin_handover::Nonce;
+use dunlin_handover::{MigrationId, Nonce};
 use dunlin_keep_link::Spec;
-use dunlin_seal::{EpochKey, ObjectSeal, VolumeSeal};
+use dunlin_seal::{EpochKey, ObjectSeal, StagingKey, VolumeSeal};
 use zeroize::Zeroizing;
 
 use crate::error::Failure;
@@ -33,9 +34,9 @@ const MOST: Duration = Duration::from_secs(30);
 /// The keys of one service, epoch by epoch.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    post: Post,
-    who: Who,
-    spec: Spec,
+    pub(crate) post: Post,
+    pub(crate) who: Who,
+    pub(crate) spec: Spec,
     policy: Policy,
     held: Mutex<Option<Held>>,
 }
@@ -64,9 +65,21 @@ impl Keys {
         self.look(epoch, |held| Arc::new(held.own.objects()))
     }
 
-    /// What opens the last committed state, besides what [`Self::objects`] opens.
-    pub(crate) fn written(&self, epoch: u64) -> Result<Option<Arc<ObjectSeal>>, Failure> {
-        self.look(epoch, |held| held.written.as_ref().map(|written| Arc::new(written.objects())))
+    /// What can open the last committed state: as a holder wrote it, or as it was put on storage in this migration.
+    pub(crate) fn committed(
+        &self,
+        epoch: u64,
+        migration: Option<MigrationId>,
+    ) -> Result<Vec<Arc<ObjectSeal>>, Failure> {
+        let of = |key: &EpochKey| {
+            Arc::new(migration.map_or_else(|| key.objects(), |migration| key.staging(migration.0).objects()))
+        };
+        self.look(epoch, |held| held.written.iter().chain([&held.own]).map(of).collect())
+    }
+
+    /// The key of what a migration puts on storage that begins in `epoch`.
+    pub(crate) fn staging(&self, epoch: u64, migration: MigrationId) -> Result<StagingKey, Failure> {
+        self.look(epoch, |held| held.own.staging(migration.0))
     }
 
     /// From here on, what the program writes to its volume is sealed under the key of `epoch`.
@@ -124,6 +137,11 @@ impl Keys {
         epoch: u64,
     ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
         self.who.proof.for_client(Nonce(*nonce), &self.spec, epoch, &self.policy)
+    }
+
+    /// Evidence for the ledger, which is asked for the service.
+    pub(crate) fn for_ledger(&self, asker: &Asker) -> Result<BoundEvidence, Failure> {
+        self.who.proof.for_ledger(asker, &self.spec, &self.policy)
     }
 
     /// Asks until there is an answer that counts.

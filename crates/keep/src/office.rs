@@ -1,14 +1,17 @@
 //! The ledger, as a keep that starts or commits asks it.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dunlin_attested::Asker;
 use dunlin_base::Digest;
 use dunlin_handover::ledger::{Operation, Reading, Receipt, Record, Refused, Request};
-use dunlin_handover::{Entropy, LedgerAnswer, LedgerQuery, PlatformId, ServiceId};
+use dunlin_handover::{Entropy, Key, LedgerAnswer, LedgerQuery, PlatformId};
 
 use crate::error::Failure;
-use crate::outbox::Post;
+use crate::keys::Keys;
+use crate::trust::ledger_proof;
 use crate::who::{Who, entropy};
 
 /// How long the ledger may be away before an order fails.
@@ -20,9 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// nonce or request counts.
 #[derive(Debug)]
 pub(crate) struct Office {
-    post: Post,
-    who: Who,
-    service: ServiceId,
+    keys: Arc<Keys>,
     entropy: Entropy,
 }
 
@@ -38,12 +39,12 @@ pub(crate) enum Applied {
 }
 
 impl Office {
-    pub(crate) fn new(post: Post, who: Who, service: ServiceId) -> Result<Self, Failure> {
-        Ok(Self { post, who, service, entropy: entropy()? })
+    pub(crate) fn new(keys: Arc<Keys>) -> Result<Self, Failure> {
+        Ok(Self { keys, entropy: entropy()? })
     }
 
     pub(crate) fn who(&self) -> &Who {
-        &self.who
+        &self.keys.who
     }
 
     /// The record, signed for a fresh nonce.
@@ -52,11 +53,11 @@ impl Office {
         let mut why = "no answer came";
         while Instant::now() < until {
             let nonce = self.entropy.nonce();
-            let service = self.service;
-            match self.post.ask(LedgerQuery::Read { service, nonce }) {
+            let service = self.keys.spec.service;
+            match self.keys.post.ask(LedgerQuery::Read { service, nonce }) {
                 LedgerAnswer::Reading(reading)
                     if reading.record.service == service
-                        && reading.is_fresh(self.who.keys.ledger, nonce, &*self.who.keys.checks) =>
+                        && reading.is_fresh(self.who().keys.ledger, nonce, &*self.who().keys.checks) =>
                 {
                     return Ok(reading);
                 }
@@ -71,37 +72,45 @@ impl Office {
 
     /// Takes the service: for the first time.
     pub(crate) fn claim(&mut self, record: &Record) -> Result<Record, Failure> {
-        let action =
-            Operation::Claim { holder: self.who.keys.holder.key(), platform: self.platform(), evidence: evidence() };
-        self.take(record, action)
+        self.take(record, |holder, platform, evidence| Operation::Claim { holder, platform, evidence })
     }
 
     /// Takes the service again, on the machine that holds it.
     pub(crate) fn resume(&mut self, record: &Record) -> Result<Record, Failure> {
-        let action =
-            Operation::Resume { holder: self.who.keys.holder.key(), platform: self.platform(), evidence: evidence() };
-        self.take(record, action)
+        self.take(record, |holder, platform, evidence| Operation::Resume { holder, platform, evidence })
     }
 
     /// Takes the service from another machine. Its owner has to sign this, too.
     pub(crate) fn recover(&mut self, record: &Record) -> Result<Record, Failure> {
-        let action =
-            Operation::Recover { holder: self.who.keys.holder.key(), platform: self.platform(), evidence: evidence() };
-        self.take(record, action)
+        self.take(record, |holder, platform, evidence| Operation::Recover { holder, platform, evidence })
     }
 
     /// Commits a state.
     pub(crate) fn commit(&mut self, record: &Record, state_hash: Digest) -> Applied {
         let action = Operation::Commit { parent: record.state_hash, state_hash };
-        let request = self.request(record, action).signed(&*self.who.keys.holder);
+        let request = self.request(record, action).signed(&*self.who().keys.holder);
         self.apply(request)
     }
 
-    fn take(&mut self, record: &Record, action: Operation) -> Result<Record, Failure> {
-        let request = self.request(record, action).signed(&*self.who.keys.platform).signed(&*self.who.keys.holder);
+    /// Takes the service, with evidence made for that.
+    fn take(
+        &mut self,
+        record: &Record,
+        operation: impl FnOnce(Key, PlatformId, Digest) -> Operation,
+    ) -> Result<Record, Failure> {
+        let (holder, platform) = (self.who().keys.holder.clone(), self.who().keys.platform.clone());
+        let (instance, machine) = (holder.key(), self.who().platform());
+        let Record { service, epoch, version, .. } = *record;
+        let asker = Asker { service, epoch, version, holder: instance, platform: machine };
+        let shown = self.keys.for_ledger(&asker)?;
+        let action = operation(instance, machine, shown.digest());
+        let request = self.request(record, action).signed(&*platform).signed(&*holder);
+        let request = request.with_proof(ledger_proof(&self.keys.spec, shown, None)?);
         let epoch = request.epoch.saturating_add(1);
         match self.apply(request) {
-            Applied::Yes(receipt) if receipt.record.is_held_by(self.who.keys.holder.key(), epoch) => Ok(receipt.record),
+            Applied::Yes(receipt) if receipt.record.is_held_by(self.who().keys.holder.key(), epoch) => {
+                Ok(receipt.record)
+            }
             Applied::Yes(_) => Err(Failure::NotHolder("its receipt names another holder".to_owned())),
             Applied::No(refused) => Err(Failure::NotHolder(refused.to_string())),
             Applied::Unknown => Err(Failure::Ledger("no answer came")),
@@ -110,7 +119,7 @@ impl Office {
 
     fn request(&mut self, record: &Record, action: Operation) -> Request {
         let (service, epoch, version) = (record.service, record.epoch, record.version);
-        Request { service, operation: self.entropy.operation(), epoch, version, action, signatures: Vec::new() }
+        Request::new(service, self.entropy.operation(), epoch, version, action)
     }
 
     /// Sends the same request until it is answered: it has no second effect.
@@ -118,10 +127,10 @@ impl Office {
         let until = Instant::now() + PATIENCE;
         let digest = request.digest();
         while Instant::now() < until {
-            match self.post.ask(LedgerQuery::Apply(Box::new(request.clone()))) {
+            match self.keys.post.ask(LedgerQuery::Apply(Box::new(request.clone()))) {
                 LedgerAnswer::Receipt(receipt)
                     if receipt.request == digest
-                        && receipt.is_genuine(self.who.keys.ledger, &*self.who.keys.checks) =>
+                        && receipt.is_genuine(self.who().keys.ledger, &*self.who().keys.checks) =>
                 {
                     return Applied::Yes(Box::new(receipt));
                 }
@@ -131,13 +140,4 @@ impl Office {
         }
         Applied::Unknown
     }
-
-    fn platform(&self) -> PlatformId {
-        self.who.platform()
-    }
-}
-
-/// The digest of this instance's evidence. Machines are certified by their providers; there is no evidence besides.
-pub(crate) fn evidence() -> Digest {
-    Digest::of(b"")
 }

@@ -37,7 +37,7 @@ use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given};
 use crate::office::Office;
 use crate::outbox::{Outbox, Post};
-use crate::peer::{self, Business, Peer, Side};
+use crate::peer::{self, Business, Held, Peer, Side};
 use crate::service::Service;
 use crate::trusted::Trusted;
 use crate::who::Who;
@@ -251,7 +251,7 @@ impl Clerk {
                 let keys = Keys::new(desk.post.clone(), who.clone(), &spec);
                 let started = keys.and_then(|keys| {
                     let around = Around { carrier, mobility, trusted: Trusted::new(keys.clone()) };
-                    let mut office = Office::new(desk.post.clone(), who, spec.service)?;
+                    let mut office = Office::new(keys.clone())?;
                     Service::start(spec, given, around, keys, origin, &mut office)
                 });
                 match started {
@@ -281,15 +281,14 @@ impl Clerk {
 
     fn checkpoint(&self, take: TakeCheckpoint) -> Result<bool, Failure> {
         let TakeCheckpoint { order, whole } = take;
-        let who = self.who()?;
         let service = self.desk.pass(Doing::Running, Doing::Checkpointing, "take a checkpoint")?;
         let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
         let desk = self.desk.clone();
         spawn("dunlin-checkpoint", move || {
             let asked = Instant::now();
             let how = Kind { whole, stay: false };
-            let committed = Office::new(desk.post.clone(), who, service.spec.service)
-                .and_then(|mut office| service.checkpoint(&mut office, how));
+            let committed =
+                Office::new(service.keys.clone()).and_then(|mut office| service.checkpoint(&mut office, how));
             // Whoever hears of the end can give the next order.
             desk.go(Doing::Running);
             match committed {
@@ -315,11 +314,10 @@ impl Clerk {
             desk.end();
             return Ok(false);
         }
-        let who = self.who()?;
         let service = desk.pass(Doing::Running, Doing::Stopping, "suspend the service")?;
         let service = service.ok_or_else(|| Failure::Over("there is no program".to_owned()))?;
         spawn("dunlin-suspend", move || {
-            let committed = Office::new(desk.post.clone(), who, service.spec.service)
+            let committed = Office::new(service.keys.clone())
                 .and_then(|mut office| service.checkpoint(&mut office, Kind { whole: false, stay: true }));
             match committed {
                 Ok(committed) => {
@@ -345,14 +343,13 @@ impl Clerk {
         let desk = self.desk.clone();
         let order = migrate.order;
         spawn("dunlin-departure", move || {
-            let business = Business {
-                side: Side::Source,
-                migration: migrate.migration,
-                spec: &service.spec,
-                epoch: Some(service.record().epoch),
-                post: desk.post.clone(),
-            };
-            let left = peer::open(stream, &business, &who).and_then(|peer| {
+            let (epoch, migration) = (service.record().epoch, migrate.migration);
+            let opened = service.keys.staging(epoch, migration).and_then(|staging| {
+                let (spec, post) = (&service.spec, desk.post.clone());
+                let held = Some(Held { epoch, staging });
+                peer::open(stream, &Business { side: Side::Source, migration, spec, held, post }, &who)
+            });
+            let left = opened.and_then(|peer| {
                 desk.warn(&peer);
                 let (departure, handle) = Departure::new(&migrate, &service, &peer, &who, &desk.outbox)?;
                 desk.migrates(migrate.migration, Handle::Source(handle), peer.key);
@@ -391,7 +388,7 @@ impl Clerk {
             let desk = desk.clone();
             spawn("dunlin-arrival", move || {
                 let business =
-                    Business { side: Side::Destination, migration, spec: &spec, epoch: None, post: desk.post.clone() };
+                    Business { side: Side::Destination, migration, spec: &spec, held: None, post: desk.post.clone() };
                 let landed = peer::open(stream, &business, &who).and_then(|peer| {
                     desk.warn(&peer);
                     let (arrival, handle) = Arrival::new(order, migration, spec.clone(), given, &peer, &who, &desk)?;

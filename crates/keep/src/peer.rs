@@ -1,25 +1,28 @@
 //! The stream to the other keep of a migration: TLS 1.3 with both instances' keys over what the nodes relay, then
 //! mutual evidence, before a byte of the service flows.
 
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_attest::Bytes;
-use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, decline, run};
+use dunlin_attest::{Bytes, DestinationRule};
+use dunlin_attested::{BoundEvidence, Config, Done, Handshake, SessionFacts, Terms, decline, run};
 use dunlin_base::Digest;
 use dunlin_handover::ledger::{Candidate, Checks, Reading};
 use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
-use dunlin_handover::{Key, LedgerAnswer, LedgerQuery, MigrationId};
+use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, MigrationId};
 use dunlin_keep_link::Spec;
+use dunlin_seal::{ObjectSeal, StagingKey};
 use dunlin_transport::{Session, accept, connect};
+use zeroize::Zeroizing;
 
 use crate::error::Failure;
-use crate::migrate::Stream;
 use crate::migrate::outgoing::text;
+use crate::migrate::{LedgerWay, Stream};
 use crate::outbox::Post;
-use crate::trust::{now, trust};
+use crate::trust::{ledger_proof, now, trust};
 use crate::who::{Who, entropy};
 
 pub(crate) use dunlin_attested::Side;
@@ -35,12 +38,55 @@ pub(crate) struct Peer {
     /// The instance key that the other end proved: that of its certificate, of its evidence, and its name in the
     /// ledger.
     pub(crate) key: Key,
-    /// Digest of the other end's evidence.
-    pub(crate) evidence: Digest,
+    /// What the other end showed for that.
+    pub(crate) shown: BoundEvidence,
     /// The own evidence, as the other end has it.
-    pub(crate) own_evidence: Evidence,
+    pub(crate) own: BoundEvidence,
+    /// What seals the state that this migration puts on storage, at both ends.
+    pub(crate) staging: Arc<ObjectSeal>,
+    /// Whether the policy compares a destination with its source, which this one is.
+    compared: bool,
     /// What a person must know although all is accepted.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Peer {
+    /// The own evidence, for the messages of the hand-over.
+    pub(crate) fn own_evidence(&self) -> Evidence {
+        Evidence(self.own.evidence.clone())
+    }
+
+    /// The way to the ledger for what these two do with each other: beside each request that makes one of them the holder
+    /// goes what it proved in this session.
+    pub(crate) fn presenting(&self, spec: &Spec, post: Post) -> Result<Presenting, Failure> {
+        let (shown, own) = (&self.shown, &self.own);
+        let source = self.compared.then(|| own.clone());
+        let proofs = [
+            (shown.digest(), ledger_proof(spec, shown.clone(), source)?),
+            (own.digest(), ledger_proof(spec, own.clone(), None)?),
+        ];
+        Ok(Presenting { post, proofs })
+    }
+}
+
+/// A way to the ledger that adds proofs to requests.
+#[derive(Debug)]
+pub(crate) struct Presenting {
+    post: Post,
+    /// By the digest under which requests name the evidence in them.
+    proofs: [(Digest, Vec<u8>); 2],
+}
+
+impl LedgerWay for Presenting {
+    fn ask(&mut self, call: &LedgerCall) -> LedgerAnswer {
+        let mut query = call.query.clone();
+        if let LedgerQuery::Apply(request) = &mut query {
+            let named = request.action.evidence();
+            let proof = self.proofs.iter().find(|(evidence, _)| Some(*evidence) == named);
+            request.proof = proof.map(|(_, proof)| proof.clone()).unwrap_or_default();
+        }
+        self.post.ask(query)
+    }
 }
 
 /// What the stream is for.
@@ -49,9 +95,18 @@ pub(crate) struct Business<'a> {
     pub(crate) side: Side,
     pub(crate) migration: MigrationId,
     pub(crate) spec: &'a Spec,
-    /// The epoch in which this keep holds the service, if it does.
-    pub(crate) epoch: Option<u64>,
+    /// What a source knows.
+    pub(crate) held: Option<Held>,
     pub(crate) post: Post,
+}
+
+/// What a keep has that holds the service.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The epoch in which it does.
+    pub(crate) epoch: u64,
+    /// The key of what this migration puts on storage.
+    pub(crate) staging: StagingKey,
 }
 
 /// Opens the stream to the other keep over what the nodes relay. Blocks until both sides have accepted each other.
@@ -59,7 +114,7 @@ pub(crate) struct Business<'a> {
 /// # Errors
 /// [`Failure::Untrusted`] when the other side is not whom it should be, or refuses this one.
 pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Result<Peer, Failure> {
-    let Business { side, migration, spec, epoch, post } = business;
+    let Business { side, migration, spec, held, post } = business;
     let mut session = session(stream, *side, who)?;
     let stuck = || Failure::system("the stream to the other keep cannot be used");
     session.set_limit(Some(SILENCE)).map_err(stuck())?;
@@ -69,6 +124,8 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         // The other keep's people hear why, if they still can.
         let _unheard = decline(&mut session.reader, &mut session.writer, &failure.text());
     })?;
+    let rule = policy.document().migration.destination;
+    let compared = *side == Side::Source && rule == DestinationRule::AtLeastSource;
     let config = Config {
         side: *side,
         session: SessionFacts {
@@ -81,7 +138,7 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         terms: Terms {
             migration: *migration,
             service: spec.service,
-            epoch: *epoch,
+            epoch: held.as_ref().map(|held| held.epoch),
             module: spec.module,
             recorded_policy: spec.policy,
             ledger: who.keys.ledger,
@@ -99,18 +156,38 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         _ => Err("the ledger does not answer".to_owned()),
     };
     let done = run(handshake, &mut session.reader, &mut session.writer, &*attester, &mut ask, &now);
-    let Done { peer, own_evidence, epoch: _ } = done.map_err(|error| {
+    let Done { peer, own, epoch } = done.map_err(|error| {
         session.closer.close();
         Failure::Untrusted(text(&error))
     })?;
+    let staging = staging(&mut session, held.as_ref(), spec, epoch).map_err(stuck())?;
     session.set_limit(None).map_err(stuck())?;
     Ok(Peer {
+        staging: Arc::new(staging.objects()),
         key: peer.holder,
-        evidence: peer.evidence_digest(),
-        own_evidence: Evidence(own_evidence),
         warnings: peer.warnings().to_vec(),
+        shown: peer.shown,
+        own,
+        compared,
         stream: streamed(session),
     })
+}
+
+/// Gives the destination the key under which it puts the state on storage. It opens nothing else, and after a crash the
+/// broker's keys lead to it, but only for the holder.
+fn staging(session: &mut Session, held: Option<&Held>, spec: &Spec, epoch: u64) -> io::Result<StagingKey> {
+    match held {
+        Some(Held { staging, .. }) => {
+            session.writer.write_all(staging.expose())?;
+            session.writer.flush()?;
+            Ok(StagingKey::from_bytes(spec.service.0, epoch, staging.expose()))
+        }
+        None => {
+            let mut bytes = Zeroizing::new([0; 32]);
+            session.reader.read_exact(&mut *bytes)?;
+            Ok(StagingKey::from_bytes(spec.service.0, epoch, &bytes))
+        }
+    }
 }
 
 /// Opens a new stream to a keep that proved itself on an earlier one. Who has its instance key is that keep: the key was
@@ -142,7 +219,7 @@ pub(crate) struct Proven {
 
 impl Proven {
     pub(crate) fn new(checks: Arc<dyn Checks>, peer: &Peer) -> Self {
-        Self { checks, key: peer.key, evidence: peer.evidence }
+        Self { checks, key: peer.key, evidence: peer.shown.digest() }
     }
 }
 
@@ -151,7 +228,7 @@ impl Checks for Proven {
         self.checks.verify(key, message, signature)
     }
 
-    fn appraise(&self, candidate: &Candidate) -> Result<(), String> {
+    fn appraise(&self, candidate: &Candidate<'_>) -> Result<(), String> {
         if candidate.holder != self.key {
             return Err("another keep wants the service than the one at the other end of the stream".to_owned());
         }

@@ -84,7 +84,7 @@ impl Service {
         let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
         let record = plan.take(office)?;
         let epoch = record.epoch;
-        let (instance, stored) = match plan.state(office, &states, &loaded, &keys, epoch)? {
+        let (instance, stored) = match plan.state(office, &loaded, &keys, epoch)? {
             None => {
                 if let Some(Volume { seal, .. }) = volume.as_deref() {
                     keys.advance(epoch, seal)?;

@@ -2,19 +2,18 @@
 //!
 //! ```text
 //!   state-VERSION-DIGEST    a committed state, or one that is about to be committed
-//!   arrived-state-VERSION-DIGEST   one that came in a move, which is good on this machine only: under its seal, and
-//!                           without what is in its volume here
-//!   local-state-VERSION-DIGEST     one of a service with a volume, without what is in it, under the key of its epoch
+//!   local-state-VERSION-DIGEST     one of a service with a volume, without what is in it
+//!   arrived-MIGRATION-state-VERSION-DIGEST   one that came in a move, without what is in its volume here
 //!   staged-MIGRATION        a state that arrived and is not known to be committed
 //!   retained-MIGRATION      post-copy: the whole state at the source, until the destination has it
 //!   module.wasm             the module, if it came from the source of a move
 //!   code-DIGEST             what was compiled from it, for the next keep
 //! ```
 //!
-//! Names are claims: whoever loads a state compares its digest with the ledger's. What this instance committed is sealed
-//! under the key of its epoch, which the broker gives to the next holder, on whatever machine. What waits here for a
-//! decision of the ledger (and keeps its seal when it is decided) is sealed with a key that follows from the machine's:
-//! nobody is the holder yet to whom the broker would give another.
+//! Names are claims: whoever loads a state compares its digest with the ledger's. All states are sealed under the key of
+//! the epoch in which they were written, which the broker gives to the next holder and to nobody else: what this instance
+//! committed under that key itself, what a migration put here under a key that follows from it and from the migration. Of
+//! the latter, nobody can say what they are before there is a holder. Compiled code is sealed to the machine.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -30,10 +29,12 @@ use dunlin_keep_link::StateName;
 use dunlin_seal::ObjectSeal;
 
 use crate::error::Failure;
-use crate::migrate::{Shelf, StageError, Staged, load};
 
 const MODULE: &str = "module.wasm";
 const CODE: &str = "code-";
+const STATE: &str = "state-";
+const STAGED: &str = "staged-";
+const RETAINED: &str = "retained-";
 const ARRIVED: &str = "arrived-";
 const LOCAL: &str = "local-";
 
@@ -43,7 +44,7 @@ pub(crate) struct States {
     /// Keeps the path alive.
     directory: Arc<OwnedFd>,
     path: PathBuf,
-    seal: Arc<ObjectSeal>,
+    machine: Arc<ObjectSeal>,
 }
 
 /// A state on storage, as its name describes it.
@@ -51,11 +52,20 @@ pub(crate) struct States {
 pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) blob: Blob,
+    /// The migration that put it here, if one did.
+    pub(crate) migration: Option<MigrationId>,
 }
 
-/// The name of a committed state without what it says about where it is good.
-fn without_prefix(name: &str) -> &str {
-    [ARRIVED, LOCAL].iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name)
+/// What a name says: of which migration it is, and which state, if it says so.
+fn read(name: &str) -> Option<(Option<MigrationId>, Option<StateName>)> {
+    if let Some(migration) = name.strip_prefix(STAGED).or_else(|| name.strip_prefix(RETAINED)) {
+        return Some((Some(migration.parse().ok()?), None));
+    }
+    if let Some((migration, state)) = name.strip_prefix(ARRIVED).and_then(|name| name.split_once('-')) {
+        return Some((Some(migration.parse().ok()?), Some(state.parse().ok()?)));
+    }
+    let state = name.strip_prefix(LOCAL).unwrap_or(name);
+    Some((None, Some(state.parse().ok()?)))
 }
 
 /// The path under which a process finds a directory of which it has a descriptor.
@@ -64,19 +74,8 @@ pub(crate) fn path_of(directory: &OwnedFd) -> PathBuf {
 }
 
 impl States {
-    pub(crate) fn new(directory: Arc<OwnedFd>, seal: ObjectSeal) -> Self {
-        Self { path: path_of(&directory), directory, seal: Arc::new(seal) }
-    }
-
-    /// A file of this directory, under the machine's seal.
-    pub(crate) fn shelf(&self, path: &Path) -> Shelf {
-        Shelf::sealed(path, self.seal.clone())
-    }
-
-    /// A stored state, under the first of these seals, or the machine's, that opens it.
-    pub(crate) fn open(&self, path: &Path, epochs: &[Arc<ObjectSeal>]) -> Result<Staged, StageError> {
-        let under = |seal: &Arc<ObjectSeal>| load(Shelf::sealed(path, seal.clone()));
-        epochs.iter().map(under).find(Result::is_ok).unwrap_or_else(|| load(self.shelf(path)))
+    pub(crate) fn new(directory: Arc<OwnedFd>, machine: ObjectSeal) -> Self {
+        Self { path: path_of(&directory), directory, machine: Arc::new(machine) }
     }
 
     pub(crate) fn descriptor(&self) -> &OwnedFd {
@@ -88,8 +87,8 @@ impl States {
     }
 
     /// The name of a committed state that came in a move.
-    pub(crate) fn arrived(&self, version: u64, digest: &Digest) -> PathBuf {
-        self.path.join(format!("{ARRIVED}{}", StateName { version, state_hash: *digest }))
+    pub(crate) fn arrived(&self, migration: MigrationId, version: u64, digest: &Digest) -> PathBuf {
+        self.path.join(format!("{ARRIVED}{migration}-{}", StateName { version, state_hash: *digest }))
     }
 
     /// The name of one that is good with the volume here only.
@@ -98,17 +97,11 @@ impl States {
     }
 
     pub(crate) fn staged(&self, migration: MigrationId) -> PathBuf {
-        self.path.join(format!("staged-{migration}"))
-    }
-
-    /// Whether a state is sealed to this machine, by its name: one that arrived, or that was retained.
-    pub(crate) fn is_of_this_machine(&self, path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        [ARRIVED, "staged-", "retained-"].iter().any(|start| name.starts_with(start))
+        self.path.join(format!("{STAGED}{migration}"))
     }
 
     pub(crate) fn retained(&self, migration: MigrationId) -> PathBuf {
-        self.path.join(format!("retained-{migration}"))
+        self.path.join(format!("{RETAINED}{migration}"))
     }
 
     /// Compiled code.
@@ -118,7 +111,7 @@ impl States {
 
     /// What seals files to this machine.
     pub(crate) fn machine_seal(&self) -> &ObjectSeal {
-        &self.seal
+        &self.machine
     }
 
     /// A name for a state whose digest is not known yet.
@@ -132,36 +125,27 @@ impl States {
         File::open(&self.path)?.sync_all()
     }
 
-    /// All states that are here, where the ledger says `committed`. One that arrived is described by what was staged with
-    /// it; one that was retained does not say what it is, and may be the committed one.
+    /// All states that are here, where the ledger says `committed`. What a migration put here and is not known to be
+    /// committed does not say what it is, and may be the committed one.
     pub(crate) fn list(&self, committed: &Record) -> Result<Vec<Found>, Failure> {
         let failed = Failure::system("the directory of states cannot be listed");
         let entries: Vec<_> = fs::read_dir(&self.path).and_then(Iterator::collect).map_err(failed)?;
         let mut found = Vec::new();
         for entry in entries {
             let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let path = entry.path();
-            if let Ok(StateName { version, state_hash }) = without_prefix(name).parse() {
-                found.push(Found { path, blob: Blob { version, state_hash, complete: true } });
-            } else if name.starts_with("staged-") {
-                // One that cannot be read was not finished, and hence never committed.
-                let Ok(Staged { arrival: Some(arrival), missing, .. }) = load(self.shelf(&path)) else { continue };
-                let last = &arrival.last;
-                let blob = Blob { version: last.version, state_hash: last.state_hash, complete: missing.is_empty() };
-                found.push(Found { path, blob });
-            } else if name.starts_with("retained-") {
-                let blob = Blob { version: committed.version, state_hash: committed.state_hash, complete: true };
-                found.push(Found { path, blob });
-            }
+            let Some((migration, state)) = name.to_str().and_then(read) else { continue };
+            let Record { version, state_hash, .. } = *committed;
+            let StateName { version, state_hash } = state.unwrap_or(StateName { version, state_hash });
+            found.push(Found { path: entry.path(), blob: Blob { version, state_hash, complete: true }, migration });
         }
-        found.sort_by_key(|found| core::cmp::Reverse(found.blob.version));
+        // Those that say what they are come first.
+        found.sort_by_key(|Found { blob, migration, path: _ }| (core::cmp::Reverse(blob.version), migration.is_some()));
         Ok(found)
     }
 
     /// The committed state is `keep`: nothing else is needed any more.
     pub(crate) fn clear_but(&self, keep: Option<&Path>) {
-        self.clear(&["state-", ARRIVED, LOCAL, "staged-", "retained-", "unfinished"], keep);
+        self.clear(&[STATE, ARRIVED, LOCAL, STAGED, RETAINED, "unfinished"], keep);
     }
 
     /// No compiled code is needed any more.
@@ -219,22 +203,24 @@ mod tests {
             dunlin_seal::LocalKey::derived(b"machine").objects([1; 16]),
         );
         let digest = Digest::of(b"state");
-        for name in ["somebody-else", "state-x-y", "staged-nonsense"] {
+        for name in ["somebody-else", "state-x-y", "staged-nonsense", "arrived-x-state-7-y"] {
             fs::write(directory.join(name), b"bytes").unwrap();
         }
         fs::write(states.state(7, &digest), b"a").unwrap();
         fs::write(states.state(8, &digest), b"b").unwrap();
-        fs::write(states.arrived(9, &digest), b"c").unwrap();
+        let migration = MigrationId([0xa5; 16]);
+        fs::write(states.arrived(migration, 9, &digest), b"c").unwrap();
         fs::write(states.local(10, &digest), b"d").unwrap();
-        assert!(
-            states.is_of_this_machine(&states.arrived(9, &digest))
-                && !states.is_of_this_machine(&states.state(8, &digest))
-        );
+        fs::write(states.staged(migration), b"e").unwrap();
+        fs::write(states.retained(migration), b"f").unwrap();
         states.store_module(b"\0asm").unwrap();
-        let found = states.list(&record(9)).unwrap();
-        let blobs: Vec<Blob> = found.iter().map(|found| found.blob).collect();
-        let blob = |version| Blob { version, state_hash: digest, complete: true };
-        assert_eq!(blobs, [blob(10), blob(9), blob(8), blob(7)]);
+        let found = states.list(&record(8)).unwrap();
+        let described: Vec<_> = found.iter().map(|found| (found.blob, found.migration)).collect();
+        let blob = |version, state_hash| Blob { version, state_hash, complete: true };
+        let unsaid = (blob(8, Digest::of(b"committed")), Some(migration));
+        let said = [(10, None), (9, Some(migration)), (8, None)].map(|(version, of)| (blob(version, digest), of));
+        let [ten, nine, eight] = said;
+        assert_eq!(described, [ten, nine, eight, unsaid, unsaid, (blob(7, digest), None)]);
         states.clear_but(Some(&states.state(8, &digest)));
         let mut left: Vec<String> =
             fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

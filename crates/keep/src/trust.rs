@@ -10,9 +10,11 @@ use dunlin_attest::{
     VerifyingKey,
 };
 use dunlin_attest_sim::{SimAttester, machine_of, roots};
-use dunlin_attested::{InstanceSigner, Trust, policy_in_force};
+use dunlin_attested::{Asker, BoundEvidence, InstanceSigner, LedgerProof, Trust, policy_in_force};
 use dunlin_base::Digest;
 use dunlin_broker::{KemKey, signing_key};
+use dunlin_handover::codec::Wire as _;
+use dunlin_handover::ledger::MAX_PROOF;
 use dunlin_handover::{Key, Nonce};
 use dunlin_identity::{InstanceKey, Names};
 use dunlin_keep_link::Spec;
@@ -160,7 +162,6 @@ impl Proof {
         epoch: u64,
         policy: &Policy,
     ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
-        let attester = self.measured(spec.module, policy)?;
         let document = policy.document();
         let kem_key = Bytes::from(self.kem.public());
         let binding = BindingContext {
@@ -172,11 +173,44 @@ impl Proof {
             ledger: document.ledger.id.clone(),
             ..BindingContext::outside_of_a_session(nonce.0, self.signer.verifying_key(), kem_key)
         };
-        let given = attester.prove(&binding);
-        let (evidence, endorsements) =
-            given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {}", text(&error))))?;
+        let (evidence, endorsements) = self.prove(spec, policy, &binding)?;
         Ok((evidence, endorsements, binding))
     }
+
+    /// Evidence for the ledger, which is asked to make this instance the holder.
+    pub(crate) fn for_ledger(&self, asker: &Asker, spec: &Spec, policy: &Policy) -> Result<BoundEvidence, Failure> {
+        let (instance_key, kem_key) = (self.signer.verifying_key(), Bytes::from(self.kem.public()));
+        let binding = asker.binding(instance_key, kem_key, policy, spec.module, self.provider.clone());
+        let (evidence, endorsements) = self.prove(spec, policy, &binding)?;
+        Ok(BoundEvidence { binding, evidence: evidence.to_cbor(), endorsements: endorsements.to_cbor() })
+    }
+
+    fn prove(
+        &self,
+        spec: &Spec,
+        policy: &Policy,
+        binding: &BindingContext,
+    ) -> Result<(Evidence, Endorsements), Failure> {
+        let given = self.measured(spec.module, policy)?.prove(binding);
+        given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {}", text(&error))))
+    }
+}
+
+/// What goes to the ledger beside a request, of the new holder and, where there is a session with it, of the old one.
+pub(crate) fn ledger_proof(
+    spec: &Spec,
+    candidate: BoundEvidence,
+    source: Option<BoundEvidence>,
+) -> Result<Vec<u8>, Failure> {
+    let policy = spec.signed_policy.as_ref().map(|signed| (signed.object.clone(), signed.signer.clone()));
+    let proof = LedgerProof { name: spec.name.clone(), policy, candidate, source }.to_bytes();
+    if proof.len() > MAX_PROOF {
+        let found = proof.len();
+        return Err(Failure::Untrusted(format!(
+            "evidence and policy have {found} bytes, the ledger takes {MAX_PROOF}"
+        )));
+    }
+    Ok(proof)
 }
 
 /// The policy under which a service runs on a platform of this technology, which must be the one that the ledger's record

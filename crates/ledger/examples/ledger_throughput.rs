@@ -28,7 +28,7 @@ impl Checks for Hash {
         self.sign(message) == signature
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -74,8 +74,7 @@ fn create(ledger: &RedbLedger, number: (u32, u32, u32)) -> Result<(), Box<dyn st
         policy_version: 1,
         recovery: Recovery::default(),
     };
-    let request =
-        Request { service, operation: OperationId(service.0), epoch: 0, version: 0, action, signatures: Vec::new() };
+    let request = Request::new(service, OperationId(service.0), 0, 0, action);
     ledger.apply(&request.signed(&Hash))??;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, Weak};
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, unhex};
 use dunlin_handover::MigrationId;
 use dunlin_keep_link::{About, Arrived, ArrivedHow, MigrateIn, Order, Report, Role, Running};
 use tokio::net::UnixStream;
@@ -54,7 +54,7 @@ pub(crate) async fn migrate(
 /// The link of a move to here was lost; this is another.
 pub(crate) async fn reconnect(node: &Arc<Node>, migration: &str, mut stream: UnixStream) -> io::Result<()> {
     let keep = lock(&node.moves().0).get(migration).and_then(Weak::upgrade);
-    let id = folder::unhex(migration).map(MigrationId);
+    let id = unhex(migration).map(MigrationId);
     let (Some(keep), Some(id)) = (keep, id) else {
         let reason = "no such move goes on here".to_owned();
         return peer::reply(&mut stream, &Reply::Refused { reason }).await;
@@ -85,7 +85,7 @@ async fn prepare(
     dry_run: bool,
 ) -> Result<Arrival, NodeError> {
     document.check()?;
-    if folder::unhex::<16>(&migration).is_none() {
+    if unhex::<16>(&migration).is_none() {
         return Err(NodeError::Invalid("the id of a migration is not written as hexadecimal digits".to_owned()));
     }
     node.peer(&from)?;
@@ -229,7 +229,7 @@ fn receive(
     stream: UnixStream,
 ) -> Result<crate::keep::Answers, NodeError> {
     let spec = service.record().document.spec(node.ledger().key())?;
-    let migration = MigrationId(folder::unhex(migration).unwrap_or_default());
+    let migration = MigrationId(unhex(migration).unwrap_or_default());
     offers.push((Role::Peer, blocking(stream)?.into()));
     let (offered, descriptors) = verbs::offer(offers)?;
     let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();

@@ -17,12 +17,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dunlin_attest::SimRoots;
+use dunlin_attest_sim::machine_of;
 use dunlin_attesters::Choice;
 use dunlin_handover::Key;
 use dunlin_handover::ledger::Signer as _;
-use dunlin_identity::{Certificate, Issuer, PrivateKey};
+use dunlin_identity::{Certificate, Issuer, Names, PrivateKey};
 
 use crate::client::ApiClient;
 use crate::error::NodeError;
@@ -153,6 +155,22 @@ pub struct NodeKeys {
     pub roots: Vec<Certificate>,
     /// The key that owns services that are deployed here.
     pub owner: PrivateKey,
+}
+
+/// Simulated machines that are believed where a policy lets simulations in: those that are named after these providers, and
+/// `others`.
+pub(crate) fn simulated(providers: &[Certificate], others: &[String]) -> Result<SimRoots, NodeError> {
+    let mut machines = others.to_vec();
+    for root in providers {
+        machines.push(machine_of(&Names::of(root)?.provider));
+    }
+    let roots = dunlin_attest_sim::roots(machines.iter().map(String::as_str));
+    roots.map_err(|error| NodeError::Invalid(format!("simulated machines cannot be named: {error}")))
+}
+
+/// Seconds since 1970, as this machine has it.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A realm: one owner and one provider, whose keys lie in one folder. For a single machine or a trial; real providers

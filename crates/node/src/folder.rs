@@ -48,28 +48,3 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NodeError> {
         .map_err(|error| NodeError::System { what: "draw random bytes", source: io::Error::other(error) })?;
     Ok(bytes)
 }
-
-/// Exactly N bytes from hexadecimal digits.
-pub(crate) fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hexadecimal_digits_and_nothing_else() {
-        assert_eq!(unhex::<3>("00a5ff"), Some([0, 0xa5, 0xff]));
-        for wrong in ["", "00a5f", "00a5ff00", "00a5fg", "äää"] {
-            assert_eq!(unhex::<3>(wrong), None, "{wrong}");
-        }
-    }
-}

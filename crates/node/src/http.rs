@@ -14,7 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use dunlin_base::Digest;
+use dunlin_base::{Digest, unhex};
 use http_body_util::channel::Channel;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -492,7 +492,7 @@ async fn upload(State(node): State<Arc<Node>>, Path(digest): Path<String>, body:
     responses((status = 200, body = Vec<u8>, content_type = "application/wasm"), (status = "4XX", body = Problem))
 )]
 async fn download(State(node): State<Arc<Node>>, Path(digest): Path<String>) -> Answer {
-    if folder::unhex::<32>(&digest).is_none() {
+    if unhex::<32>(&digest).is_none() {
         return Err(NodeError::Invalid("a module is named by 64 hexadecimal digits".to_owned()));
     }
     let path = node.module_path(&digest);

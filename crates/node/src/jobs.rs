@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use dunlin_base::unhex;
 use dunlin_handover::MigrationId;
 use dunlin_handover::statistics::Statistics;
 use dunlin_keep_link::{About, Order};
@@ -52,7 +53,7 @@ impl Jobs {
                 info.state = JobState::Failed;
                 info.message = Some("the node ended meanwhile; `dunlin describe` says where the service is".to_owned());
             }
-            let migration = MigrationId(folder::unhex(&info.id).unwrap_or_default());
+            let migration = MigrationId(unhex(&info.id).unwrap_or_default());
             list.push(Job::of(migration, info));
         }
         list.sort_by(|a, b| a.info.borrow().started.total_cmp(&b.info.borrow().started));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_attest::Policy;
+use dunlin_attested::Judge;
 use dunlin_base::Digest;
-use dunlin_handover::ledger::{Operation, Reading, Recovery, Request, Signer as _};
+use dunlin_handover::ledger::{Candidate, Operation, Reading, Recovery, Request, Signer as _};
 use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, Nonce, OperationId, ServiceId};
 use dunlin_identity::{PrivateKey, Verifier};
 use dunlin_ledger::{Client, RedbLedger};
 
-use crate::config::{Address, LedgerAt, NodeConfig, ledger_key};
+use crate::config::{Address, LedgerAt, NodeConfig, NodeKeys, ledger_key, now, simulated};
 use crate::error::NodeError;
 use crate::folder;
 use crate::peer::{self, Caller, Hello};
@@ -39,13 +40,16 @@ pub(crate) struct Session {
 }
 
 impl LedgerWay {
-    pub(crate) fn open(config: &NodeConfig, caller: &Caller) -> Result<Self, NodeError> {
+    pub(crate) fn open(config: &NodeConfig, keys: &NodeKeys, caller: &Caller) -> Result<Self, NodeError> {
         match &config.ledger {
             LedgerAt::Here => {
                 let signer = ledger_key(&config.folder)?;
                 let key = signer.key();
                 let path = config.folder.join("ledger.redb");
-                let ledger = RedbLedger::open(&path, Arc::new(Verifier::certified()), Arc::new(signer))?;
+                let judge = Judge::new(key, Some(simulated(&keys.roots, &[])?));
+                let appraisal = move |candidate: &Candidate<'_>| judge.appraise(candidate, now());
+                let checks = Verifier::appraising(Arc::new(appraisal));
+                let ledger = RedbLedger::open(&path, Arc::new(checks), Arc::new(signer))?;
                 Ok(Self { key, at: Arc::new(At::Here(ledger)) })
             }
             LedgerAt::Peer { address, key } => {
@@ -135,7 +139,7 @@ impl LedgerWay {
         what: &'static str,
     ) -> Result<(), NodeError> {
         let operation = OperationId(folder::random()?);
-        let request = Request { service, operation, epoch, version, action, signatures: Vec::new() }.signed(signer);
+        let request = Request::new(service, operation, epoch, version, action).signed(signer);
         match self.ask(LedgerQuery::Apply(Box::new(request)), what).await? {
             LedgerAnswer::Receipt(_) => Ok(()),
             LedgerAnswer::Refused(refused) => Err(NodeError::LedgerRefused { what, reason: refused.to_string() }),

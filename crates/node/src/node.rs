@@ -60,7 +60,7 @@ impl Node {
         folder::make(&config.folder)?;
         folder::make(&config.folder.join("modules"))?;
         let caller = Caller::new(&config.name, &keys)?;
-        let ledger = LedgerWay::open(&config, &caller)?;
+        let ledger = LedgerWay::open(&config, &keys, &caller)?;
         let broker = BrokerWay::open(&config, &keys, &ledger, &caller)?;
         let pool = Pool::new(&config, &keys, ledger.clone())?;
         let jobs = Jobs::open(&config.folder.join("jobs"))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use dunlin_attest::{Bytes, Policy, VerifyingKey};
 use dunlin_attested::policy_in_force;
-use dunlin_base::Digest;
+use dunlin_base::{Digest, unhex};
 use dunlin_handover::{Key, ServiceId};
 use dunlin_keep_link::{MAX_POLICY, SignedPolicy, Spec, Variable};
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn service(&self) -> Result<ServiceId, NodeError> {
         let invalid = || NodeError::Invalid("the id of a service is not written as hexadecimal digits".into());
-        folder::unhex(&self.id).map(ServiceId).ok_or_else(invalid)
+        unhex(&self.id).map(ServiceId).ok_or_else(invalid)
     }
 
     /// Whether this owner is the one who is said to have signed the policy, which [`Self::policy_in_force`] verifies.
@@ -67,7 +67,7 @@ impl Subject {
     pub(crate) fn policy_in_force(&self, ledger: Key) -> Result<Policy, NodeError> {
         let signed = signed_policy(self.policy.as_ref())?;
         let signed = signed.as_ref().map(|signed| (&*signed.object, &*signed.signer));
-        let module = folder::unhex(&self.module).map(Digest);
+        let module = unhex(&self.module).map(Digest);
         let module = module.ok_or_else(|| NodeError::Invalid("the digest of a module is none".into()))?;
         let refused = |reason: String| NodeError::Invalid(format!("the policy cannot be used: {reason}"));
         let policy = policy_in_force(&self.name, self.service()?, &module, ledger, signed)
@@ -164,11 +164,11 @@ impl Document {
     }
 
     pub(crate) fn service(&self) -> Option<ServiceId> {
-        folder::unhex(&self.id).map(ServiceId)
+        unhex(&self.id).map(ServiceId)
     }
 
     pub(crate) fn module_digest(&self) -> Option<Digest> {
-        folder::unhex(&self.module).map(Digest)
+        unhex(&self.module).map(Digest)
     }
 
     /// As a keep takes it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dunlin_attest::Bytes;
+use dunlin_base::unhex;
 use dunlin_handover::{Nonce, ServiceId};
 use dunlin_keep_link::{
     Attested, Call, Challenge, Checkpointed, EndedHow, FailCode, Offered, Order, Origin, Report, Role, Start,
@@ -84,7 +85,7 @@ pub(crate) async fn stop(service: &Arc<Service>, kill: bool) -> Result<(), NodeE
 
 /// Carries a client's nonce to the keep in which a service runs, and its evidence back.
 pub(crate) async fn attest(service: &Arc<Service>, request: &AttestRequest) -> Result<AttestDone, NodeError> {
-    let nonce = folder::unhex(&request.challenge)
+    let nonce = unhex(&request.challenge)
         .map(Nonce)
         .ok_or_else(|| NodeError::Invalid("a challenge has 64 hexadecimal digits".into()))?;
     let instance = service.instance_soon().await;

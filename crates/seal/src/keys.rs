@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   service root ──HKDF(service, epoch)──> epoch key ──HKDF("volume")──> chunks of volumes
-//!                                                    └─HKDF("objects")─> objects ──HKDF(label, salt)──> one object
+//!                                                    ├─HKDF("objects")─> objects ──HKDF(label, salt)──> one object
+//!                                                    └─HKDF("staging", migration)─> what one move puts on storage
 //!   service root ──HKDF("broker secrets")──> the owner's secrets, in the broker only
 //! ```
 //!
@@ -19,6 +20,9 @@ use crate::object::{ObjectSeal, Scope};
 
 /// A service, for its whole life and wherever it runs: the ledger's number of it.
 pub type ServiceId = [u8; 16];
+
+/// A migration: the number that both sides and the ledger have for it.
+pub type MigrationId = [u8; 16];
 
 /// The root of all keys of one service. It never leaves the broker that keeps it.
 pub struct ServiceRoot(Secret);
@@ -88,14 +92,45 @@ impl EpochKey {
         ObjectSeal::new(Scope::Epoch, self.service, self.epoch, expand(&self.secret, &[b"dunlin objects 1\0"]))
     }
 
+    /// The key of what one migration puts on storage before the ledger has decided. It opens nothing else, so that a holder
+    /// can give it to a destination which is none yet, and may never be.
+    pub fn staging(&self, migration: MigrationId) -> StagingKey {
+        let secret = expand(&self.secret, &[b"dunlin staging 1\0", &migration]);
+        StagingKey { service: self.service, epoch: self.epoch, secret }
+    }
+
     /// The key of the chunks of volumes.
     pub(crate) fn chunks(&self) -> Secret {
         expand(&self.secret, &[b"dunlin volume chunks 1\0"])
     }
 }
 
-/// A key that never leaves its machine: for what is to be opened there and nowhere else, such as the state that waits
-/// there for its service to arrive.
+/// The key of one migration: of the state that waits at the destination, and of the copy that the source keeps.
+pub struct StagingKey {
+    service: ServiceId,
+    epoch: u64,
+    secret: Secret,
+}
+
+impl StagingKey {
+    /// From its bytes, as the source sent them. The caller wipes them.
+    pub fn from_bytes(service: ServiceId, epoch: u64, bytes: &[u8; KEY]) -> Self {
+        Self { service, epoch, secret: Secret::fill(|place| place.copy_from_slice(bytes)) }
+    }
+
+    /// Its bytes, for a holder to send them to the destination and for nothing else.
+    pub fn expose(&self) -> &[u8; KEY] {
+        self.secret.bytes()
+    }
+
+    /// What seals states under this key.
+    pub fn objects(&self) -> ObjectSeal {
+        ObjectSeal::new(Scope::Staging, self.service, self.epoch, expand(&self.secret, &[b"dunlin staged objects 1\0"]))
+    }
+}
+
+/// A key that never leaves its machine: for what is to be opened there and nowhere else, such as code that was compiled
+/// there.
 pub struct LocalKey(Secret);
 
 impl LocalKey {
@@ -142,7 +177,7 @@ macro_rules! without_text {
         }
     )*};
 }
-without_text!(ServiceRoot, LocalKey);
+without_text!(ServiceRoot, StagingKey, LocalKey);
 
 impl fmt::Debug for EpochKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

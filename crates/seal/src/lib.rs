@@ -23,7 +23,7 @@ mod values;
 mod volume;
 
 pub use error::Error;
-pub use keys::{EpochKey, LocalKey, ServiceId, ServiceRoot};
+pub use keys::{EpochKey, LocalKey, MigrationId, ServiceId, ServiceRoot, StagingKey};
 pub use object::{Kind, Label, ObjectSeal};
 pub use process::harden;
 pub use stream::{SealedReader, SealedWriter};

@@ -81,6 +81,7 @@ pub(crate) enum Scope {
     Epoch = 1,
     Machine = 2,
     Broker = 3,
+    Staging = 4,
 }
 
 /// Seals objects under one key, and opens them.

@@ -9,7 +9,7 @@ use common::{Disk, Refused, Register, SERVICE, Scratch, TestChecks, TestKey, cop
 use dunlin_handover::boot::{Blob, Boot, decide};
 use dunlin_handover::ledger::Ledger as _;
 use dunlin_handover::{Nonce, ServiceId};
-use dunlin_seal::{Error, Kind, Label, LocalKey, ObjectSeal, VolumeSeal};
+use dunlin_seal::{Error, Kind, Label, LocalKey, ObjectSeal, StagingKey, VolumeSeal};
 use dunlin_store::{ChunkKind, Sealing as _};
 
 const OTHER: [u8; 16] = [0x52; 16];
@@ -181,6 +181,24 @@ fn s05_what_waits_on_one_machine_is_not_opened_on_another() {
     assert!(derived(b"platform two").open(&label("staged", 3), &waiting).is_err());
     fs::set_permissions(scratch.0.join("one"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     assert!(matches!(LocalKey::in_file(&scratch.0.join("one")), Err(Error::KeyFile { .. })), "anybody can read it");
+}
+
+#[test]
+fn s05_what_a_move_puts_on_storage_is_opened_by_its_own_key_alone() {
+    let (epoch, migration) = (key(4), [8; 16]);
+    let given = StagingKey::from_bytes(SERVICE, 4, epoch.staging(migration).expose());
+    let staged = given.objects().seal(&label("staged", 3), PLAIN).unwrap();
+    // Whoever gets the key of that epoch, be it years later, can open it.
+    assert_eq!(key(4).staging(migration).objects().open(&label("staged", 3), &staged).unwrap(), PLAIN);
+    let mut others =
+        vec![epoch.objects(), epoch.staging([9; 16]).objects(), LocalKey::from_bytes(&[4; 32]).objects(SERVICE)];
+    others.extend([3, 5].map(|epoch| key(epoch).staging(migration).objects()));
+    for other in &others {
+        assert!(other.open(&label("staged", 3), &staged).is_err(), "{other:?}");
+    }
+    // And the key that a destination is given opens nothing else of the epoch.
+    let committed = epoch.objects().seal(&label("state", 3), PLAIN).unwrap();
+    assert!(given.objects().open(&label("state", 3), &committed).is_err());
 }
 
 /// Three committed states, and the disk as it was after each.

@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) owner: SigningKey,
     pub(crate) ledger: PrivateKey,
     pub(crate) policy: Policy,
+    /// Of the policy.
+    pub(crate) text: String,
     /// At acme, the holder.
     pub(crate) a: Keep,
     /// At acme.
@@ -134,7 +136,8 @@ pub(crate) fn roots() -> SimRoots {
 
 pub(crate) fn world() -> World {
     let (owner, ledger) = (signing(1), PrivateKey::generate().expect("a key"));
-    let policy = signed(&policy_text(&ledger, &[]), &owner);
+    let text = policy_text(&ledger, &[]);
+    let policy = signed(&text, &owner);
     let at = |provider, machine| keep(provider, machine, module(), policy.hash());
     let (a, b, c) = (at("acme", "acme-a"), at("acme", "acme-b"), at("bolt", "bolt-c"));
     let record = Record {
@@ -150,7 +153,7 @@ pub(crate) fn world() -> World {
         status: Status::Held,
         prev: Digest::of(b"previous"),
     };
-    World { owner, ledger, policy, a, b, c, record }
+    World { owner, ledger, policy, text, a, b, c, record }
 }
 
 impl World {

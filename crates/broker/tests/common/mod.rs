@@ -210,7 +210,7 @@ impl World {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.number.to_le_bytes());
         let operation = OperationId(id);
-        let request = Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() };
+        let request = Request::new(SERVICE, operation, epoch, version, action);
         let request = signers.iter().fold(request, |request, signer| request.signed(signer));
         let Ok(answer) = self.ledger.apply(&request);
         answer

@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use dunlin_attested::policy_in_force;
+use dunlin_attested::{Judge, policy_in_force};
 use dunlin_base::Digest;
 use dunlin_broker::{Broker, ReleaseLog, Roots, SecretRule, Surroundings, Vault, signing_key};
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
-use dunlin_handover::ledger::{Ledger as _, MemoryLedger, Operation, Reading, Record, Recovery, Request, Signer as _};
+use dunlin_handover::ledger::{
+    Candidate, Ledger as _, MemoryLedger, Operation, Reading, Record, Recovery, Request, Signer as _,
+};
 use dunlin_handover::{Entropy, LedgerAnswer, LedgerQuery, LedgerReply, MigrationId, Nonce, OperationId, ServiceId};
 use dunlin_identity::{Issuer, PlatformKey, PrivateKey, PublicKey, Verifier};
 use dunlin_keep_link::{
@@ -57,6 +59,8 @@ pub(crate) struct World {
     pub(crate) directory: PathBuf,
     /// What its node does to what the ledger says.
     pub(crate) tamper: Arc<AtomicBool>,
+    /// Whether its node keeps from the ledger what its keeps show.
+    pub(crate) withhold: Arc<AtomicBool>,
     pub(crate) wasm: Arc<Vec<u8>>,
     _cleaner: Arc<Cleaner>,
 }
@@ -82,7 +86,7 @@ impl Surroundings for KeyBroker {
     }
 
     fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+        now()
     }
 }
 
@@ -109,6 +113,10 @@ pub(crate) fn guest(name: &str) -> Option<Vec<u8>> {
     }
 }
 
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
 impl World {
     pub(crate) fn new(wasm: Vec<u8>) -> Self {
         Self::under(wasm, |_| None)
@@ -126,14 +134,17 @@ impl World {
         let in_force = policy_in_force("service", SERVICE, &Digest::of(&wasm), ledger_key, signed).unwrap();
         let policy = named.unwrap_or(in_force.hash());
         let broker_key = signing_key(&signer.to_pkcs8().unwrap()).unwrap();
-        let ledger = MemoryLedger::new(Arc::new(Verifier::certified()), Arc::new(signer));
+        let roots = dunlin_attest_sim::roots(["tests"]).unwrap();
+        let judge = Judge::new(ledger_key, Some(roots.clone()));
+        let appraisal = move |candidate: &Candidate<'_>| judge.appraise(candidate, now());
+        let ledger = MemoryLedger::new(Arc::new(Verifier::appraising(Arc::new(appraisal))), Arc::new(signer));
         let ledger = Arc::new(Mutex::new(ledger));
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let directory = std::env::temp_dir().join(format!("dunlin-keep-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let vault = Vault::open(directory.join("broker")).unwrap();
         vault.put(SERVICE, "greeting", &SecretRule::default(), SECRET).unwrap();
-        let roots = Roots::WithSimulation(dunlin_attest_sim::roots(["tests"]).unwrap());
+        let roots = Roots::WithSimulation(roots);
         let mut broker =
             Broker::new(broker_key, Arc::new(Verifier::certified()), roots, Entropy::new([number as u8; 32]));
         broker.keep(SERVICE, vault.service(SERVICE, in_force, ledger_key).unwrap());
@@ -154,6 +165,7 @@ impl World {
             _cleaner: Arc::new(Cleaner(directory.clone())),
             directory,
             tamper: Arc::default(),
+            withhold: Arc::default(),
             wasm: Arc::new(wasm),
         };
         let action = Operation::Create {
@@ -163,14 +175,7 @@ impl World {
             policy_version: 1,
             recovery: Recovery::default(),
         };
-        let request = Request {
-            service: SERVICE,
-            operation: OperationId([1; 16]),
-            epoch: 0,
-            version: 0,
-            action,
-            signatures: Vec::new(),
-        };
+        let request = Request::new(SERVICE, OperationId([1; 16]), 0, 0, action);
         world.ledger.lock().unwrap().apply(&request.signed(&world.owner)).unwrap().unwrap();
         world
     }
@@ -209,10 +214,18 @@ impl World {
         }
     }
 
+    fn carried(&self, request: &Request) -> Request {
+        let mut request = request.clone();
+        if self.withhold.load(Ordering::SeqCst) {
+            request.proof.clear();
+        }
+        request
+    }
+
     fn answer(&self, query: &LedgerQuery) -> LedgerAnswer {
         let mut ledger = self.ledger.lock().unwrap();
         let mut answer = match query {
-            LedgerQuery::Apply(request) => match ledger.apply(request).unwrap() {
+            LedgerQuery::Apply(request) => match ledger.apply(&self.carried(request)).unwrap() {
                 Ok(receipt) => LedgerAnswer::Receipt(receipt),
                 Err(refused) => LedgerAnswer::Refused(refused),
             },
@@ -235,7 +248,7 @@ impl World {
 pub(crate) struct Machine {
     pub(crate) world: World,
     pub(crate) name: String,
-    platform: PlatformKey,
+    pub(crate) platform: PlatformKey,
     pub(crate) states: PathBuf,
 }
 

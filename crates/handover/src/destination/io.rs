@@ -68,6 +68,8 @@ pub struct Arrival {
     pub hello: Hello,
     /// The record when the source offered the service.
     pub record: Record,
+    /// Digest of the source's evidence.
+    pub evidence: Digest,
     /// Its memories then, with how far they can grow.
     pub memories: Vec<MemoryShape>,
     /// The source's last word before the switch.
@@ -78,9 +80,10 @@ impl Wire for Arrival {
     const WHAT: &'static str = "arrival";
 
     fn write(&self, out: &mut Writer) {
-        let Self { hello, record, memories, last } = self;
+        let Self { hello, record, evidence, memories, last } = self;
         out.put(hello);
         out.put(record);
+        out.put(evidence);
         out.list(memories);
         out.put(last);
     }
@@ -89,6 +92,7 @@ impl Wire for Arrival {
         Ok(Self {
             hello: input.take()?,
             record: input.take()?,
+            evidence: input.take()?,
             memories: input.list("memories", MAX_MEMORIES)?,
             last: input.take()?,
         })

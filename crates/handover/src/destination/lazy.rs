@@ -149,19 +149,13 @@ impl Destination {
         if self.party.is_applying() {
             return;
         }
-        let Phase::GivingBack(giving) = &mut self.phase else { return };
+        let (Phase::GivingBack(giving), Some(arrival)) = (&mut self.phase, &self.arrival) else { return };
         giving.look_again = now + self.party.limits.ledger_retry.saturating_mul(2);
         let (record, staged) = (giving.record, giving.staged.clone());
-        let evidence = Digest::of(&[]);
+        let evidence = arrival.evidence;
         let action = Operation::Transfer { state_hash: record.state_hash, evidence, retained: true, staged };
-        let request = Request {
-            service: record.service,
-            operation: self.party.entropy.operation(),
-            epoch: record.epoch,
-            version: record.version,
-            action,
-            signatures: Vec::new(),
-        };
+        let request =
+            Request::new(record.service, self.party.entropy.operation(), record.epoch, record.version, action);
         let request = request.signed(&*self.party.keys.holder);
         let call = self.party.apply(now, request);
         self.actions.push_back(Action::Ledger(call));

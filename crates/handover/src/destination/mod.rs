@@ -84,6 +84,8 @@ pub struct Destination {
 struct Offered {
     hello: Hello,
     record: Record,
+    /// Digest of the source's evidence.
+    evidence: Digest,
     memories: Vec<MemoryShape>,
     dry_run: bool,
 }
@@ -209,10 +211,10 @@ impl Destination {
     /// program stands still until the source serves pages again.
     pub fn restarted(config: Config, arrival: Arrival, record: Record, missing: u64, now: Time) -> Self {
         let mut destination = Self::new(config, now);
-        let Arrival { hello, record: offered, memories, last } = arrival;
+        let Arrival { hello, record: offered, evidence, memories, last } = arrival;
         destination.party.service = hello.service;
         destination.party.connected = false;
-        destination.arrival = Some(Offered { hello, record: offered, memories, dry_run: false });
+        destination.arrival = Some(Offered { hello, record: offered, evidence, memories, dry_run: false });
         let lazy = Lazy { record, last, missing, unplaced: 0, received: 0, push_ended: false };
         destination.phase = Phase::Paused(Paused { lazy, since: now, attached: false });
         destination
@@ -248,6 +250,11 @@ impl Destination {
             self.lost(now, &error.to_string());
         }
         taken
+    }
+
+    /// The source says that it lives, without a message: it is busy.
+    pub fn handle_alive(&mut self, now: Time) {
+        self.party.alive(now);
     }
 
     /// Takes the ledger's answer to a call, from whatever untrusted way it came.

@@ -56,7 +56,8 @@ impl Destination {
             return self.refuse(now, reasons);
         }
         let (memories, dry_run) = (offer.memories.clone(), offer.dry_run);
-        self.arrival = Some(Offered { hello, record, memories, dry_run });
+        let evidence = Digest::of(&offer.evidence.0);
+        self.arrival = Some(Offered { hello, record, evidence, memories, dry_run });
         self.actions.push_back(Action::Judge(Box::new(offer)));
         self.phase = Phase::Judging;
     }
@@ -142,9 +143,9 @@ impl Destination {
                 return unacceptable("the source's statement about what it keeps does not fit");
             }
         }
-        let Offered { hello, record, memories, .. } = arrival;
+        let Offered { hello, record, evidence, memories, .. } = arrival;
         let (hello, memories) = (hello.clone(), memories.clone());
-        let arrival = Arrival { hello, record: *record, memories, last: last.clone() };
+        let arrival = Arrival { hello, record: *record, evidence: *evidence, memories, last: last.clone() };
         self.actions.push_back(Action::Stage(Box::new(arrival)));
         self.phase = Phase::Staging(last);
         Ok(())

@@ -34,7 +34,7 @@ pub use record::{Record, Status};
 pub use refused::{Authority, Refused};
 pub use state::LedgerState;
 
-use crate::ids::{Key, Nonce, PlatformId, ServiceId};
+use crate::ids::{Key, MigrationId, Nonce, PlatformId, ServiceId};
 
 /// What a storage of ledger states offers to the rest of the program.
 pub trait Ledger {
@@ -58,6 +58,9 @@ pub trait Ledger {
 /// Longest signature in bytes (large enough for the post-quantum schemes of today).
 pub const MAX_SIGNATURE: usize = 8192;
 
+/// Longest proof beside a request, in bytes: evidence, what belongs to it, and a policy.
+pub const MAX_PROOF: usize = 96 << 10;
+
 /// Makes signatures with one key. Where the key lives is the implementor's business.
 pub trait Signer: core::fmt::Debug + Send + Sync {
     /// Thumbprint of the public key.
@@ -67,7 +70,7 @@ pub trait Signer: core::fmt::Debug + Send + Sync {
     fn sign(&self, message: &[u8]) -> Vec<u8>;
 }
 
-/// Checks what comes from outside. Must be a function of its arguments and of fixed roots.
+/// Checks what comes from outside. Must be a function of its arguments, of fixed roots and of the time.
 pub trait Checks: core::fmt::Debug + Send + Sync {
     /// Whether `signature` was made over `message` by the private half of `key`.
     fn verify(&self, key: Key, message: &[u8], signature: &[u8]) -> bool;
@@ -76,12 +79,12 @@ pub trait Checks: core::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The reason, for people.
-    fn appraise(&self, candidate: &Candidate) -> Result<(), String>;
+    fn appraise(&self, candidate: &Candidate<'_>) -> Result<(), String>;
 }
 
 /// Who wants to hold a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Candidate<'a> {
     /// Which service.
     pub service: ServiceId,
     /// Digest of the policy in force.
@@ -92,4 +95,27 @@ pub struct Candidate {
     pub platform: PlatformId,
     /// Digest of its evidence.
     pub evidence: dunlin_base::Digest,
+    /// How it is to become the holder.
+    pub takes: Takes,
+    /// The epoch that ends then.
+    pub epoch: u64,
+    /// The version of the record until then.
+    pub version: u64,
+    /// Who holds the service until then.
+    pub from: Option<Key>,
+    /// What came beside the request; empty where nothing did, as before there is one.
+    pub proof: &'a [u8],
+}
+
+/// How an instance becomes the holder of a service. This list is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Takes {
+    /// By starting it for the first time.
+    Claim,
+    /// By starting it again on the same machine, or by taking back a transfer.
+    Resume,
+    /// By this migration.
+    Transfer(MigrationId),
+    /// By its owner's will.
+    Recover,
 }

@@ -2,7 +2,7 @@
 
 use dunlin_base::Digest;
 
-use super::{Checks, MAX_SIGNATURE, Signer};
+use super::{Checks, MAX_PROOF, MAX_SIGNATURE, Signer};
 use crate::codec::{DecodeError, Reader, Wire, Writer, wire_struct};
 use crate::ids::{Key, MigrationId, OperationId, PlatformId, ServiceId};
 
@@ -24,12 +24,20 @@ pub struct Request {
     pub action: Operation,
     /// Who vouches for it: at most 16 signatures over [`Request::signed_bytes`].
     pub signatures: Vec<(Key, Vec<u8>)>,
+    /// What the ledger appraises a new holder by: at most [`MAX_PROOF`] bytes that only its [`Checks`] read. Not signed:
+    /// the operation names the evidence in it.
+    pub proof: Vec<u8>,
 }
 
 impl Request {
+    /// A request that nobody has signed yet, for the record at `epoch` and `version`.
+    pub const fn new(service: ServiceId, operation: OperationId, epoch: u64, version: u64, action: Operation) -> Self {
+        Self { service, operation, epoch, version, action, signatures: Vec::new(), proof: Vec::new() }
+    }
+
     /// What the signatures cover: everything else, behind a text that no other signed object begins with.
     pub fn signed_bytes(&self) -> Vec<u8> {
-        let Self { service, operation, epoch, version, action, signatures: _ } = self;
+        let Self { service, operation, epoch, version, action, signatures: _, proof: _ } = self;
         let mut out = Writer::default();
         out.raw(b"dunlin ledger request 1\0");
         out.put(service);
@@ -43,6 +51,13 @@ impl Request {
     /// The digest under which receipts name this request.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.signed_bytes())
+    }
+
+    /// Adds what the new holder is appraised by.
+    #[must_use]
+    pub fn with_proof(mut self, proof: Vec<u8>) -> Self {
+        self.proof = proof;
+        self
     }
 
     /// Adds the signature of `signer`.
@@ -63,7 +78,7 @@ impl Wire for Request {
     const WHAT: &'static str = "ledger request";
 
     fn write(&self, out: &mut Writer) {
-        let Self { service, operation, epoch, version, action, signatures } = self;
+        let Self { service, operation, epoch, version, action, signatures, proof } = self;
         out.put(service);
         out.put(operation);
         out.put(epoch);
@@ -74,6 +89,7 @@ impl Wire for Request {
             out.put(key);
             out.blob(signature);
         }
+        out.blob(proof);
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -84,7 +100,8 @@ impl Wire for Request {
         for _ in 0..count {
             signatures.push((input.take()?, input.blob("signature", MAX_SIGNATURE)?));
         }
-        Ok(Self { service, operation, epoch, version, action, signatures })
+        let proof = input.blob("proof", MAX_PROOF)?;
+        Ok(Self { service, operation, epoch, version, action, signatures, proof })
     }
 }
 
@@ -160,6 +177,19 @@ pub enum Operation {
     },
     /// Owner: the end of the service. Epoch + 1.
     Retire,
+}
+
+impl Operation {
+    /// The digest of the new holder's evidence, where there is a new holder.
+    pub const fn evidence(&self) -> Option<Digest> {
+        match self {
+            Self::Claim { evidence, .. }
+            | Self::Resume { evidence, .. }
+            | Self::Transfer { evidence, .. }
+            | Self::Recover { evidence, .. } => Some(*evidence),
+            Self::Create { .. } | Self::Commit { .. } | Self::UpdatePolicy { .. } | Self::Retire => None,
+        }
+    }
 }
 
 impl Wire for Operation {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use dunlin_base::Digest;
 
 use super::operation::{Operation, Recovery, Request, Staged};
-use super::{Authority, Candidate, Checks, Reading, Receipt, Record, Refused, Signer, Status};
+use super::{Authority, Candidate, Checks, Reading, Receipt, Record, Refused, Signer, Status, Takes};
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::ids::{Key, Nonce, PlatformId, ServiceId};
 
@@ -117,6 +117,18 @@ impl Entry {
         if (request.epoch, request.version) != (record.epoch, record.version) {
             return Err(Refused::Stale { epoch: record.epoch, version: record.version });
         }
+        let candidate = |holder: &Key, platform: &PlatformId, evidence: &Digest, takes| Candidate {
+            service: record.service,
+            policy_hash: record.policy_hash,
+            holder: *holder,
+            platform: *platform,
+            evidence: *evidence,
+            takes,
+            epoch: record.epoch,
+            version: record.version,
+            from: record.holder,
+            proof: &request.proof,
+        };
         let mut next = self.clone();
         match &request.action {
             Operation::Create { .. } => return Err(Refused::ServiceExists),
@@ -124,7 +136,7 @@ impl Entry {
                 is_status(record, Status::Created)?;
                 needs(request.is_signed_by(*holder, checks), Authority::NewHolder)?;
                 needs(request.is_signed_by(platform.key(), checks), Authority::Platform)?;
-                next.give_to(*holder, *platform, *evidence, checks)?;
+                next.give_to(&candidate(holder, platform, evidence, Takes::Claim), checks)?;
             }
             Operation::Commit { parent, state_hash } => {
                 is_status(record, Status::Held)?;
@@ -139,7 +151,7 @@ impl Entry {
                 let here = record.holder_platform == Some(*platform);
                 needs(here && request.is_signed_by(platform.key(), checks), Authority::Platform)?;
                 needs(request.is_signed_by(*holder, checks), Authority::NewHolder)?;
-                next.give_to(*holder, *platform, *evidence, checks)?;
+                next.give_to(&candidate(holder, platform, evidence, Takes::Resume), checks)?;
             }
             Operation::Transfer { state_hash, evidence, retained, staged } => {
                 is_status(record, Status::Held)?;
@@ -149,11 +161,16 @@ impl Entry {
                 if !staged.complete && !retained {
                     return Err(Refused::NothingRetained);
                 }
-                next.give_to(staged.holder, staged.platform, *evidence, checks)?;
+                // Given back to a copy that was kept, the state is the one that came, under the key that it had.
+                if staged.complete && *retained && *state_hash == record.state_hash {
+                    next.record.state_epoch = record.state_epoch;
+                }
+                let takes = Takes::Transfer(staged.migration);
+                next.give_to(&candidate(&staged.holder, &staged.platform, evidence, takes), checks)?;
             }
             Operation::Recover { holder, platform, evidence } => {
                 needs(self.can_recover(request, checks), Authority::Recovery)?;
-                next.give_to(*holder, *platform, *evidence, checks)?;
+                next.give_to(&candidate(holder, platform, evidence, Takes::Recover), checks)?;
             }
             Operation::UpdatePolicy { policy_hash, policy_version, recovery } => {
                 needs(request.is_signed_by(self.owner, checks), Authority::Owner)?;
@@ -220,18 +237,11 @@ impl Entry {
 
     /// A new holder, if the policy permits it. Every change of holder goes through here, so that none is without a
     /// new epoch.
-    fn give_to(
-        &mut self,
-        holder: Key,
-        platform: PlatformId,
-        evidence: Digest,
-        checks: &dyn Checks,
-    ) -> Result<(), Refused> {
-        let Record { service, policy_hash, .. } = self.record;
-        checks.appraise(&Candidate { service, policy_hash, holder, platform, evidence }).map_err(Refused::Denied)?;
+    fn give_to(&mut self, candidate: &Candidate<'_>, checks: &dyn Checks) -> Result<(), Refused> {
+        checks.appraise(candidate).map_err(Refused::Denied)?;
         self.record.epoch = up(self.record.epoch)?;
-        self.record.holder = Some(holder);
-        self.record.holder_platform = Some(platform);
+        self.record.holder = Some(candidate.holder);
+        self.record.holder_platform = Some(candidate.platform);
         self.record.status = Status::Held;
         Ok(())
     }

@@ -232,13 +232,6 @@ impl Source {
     }
 
     fn request(&mut self, version: u64, action: Operation) -> Request {
-        Request {
-            service: self.record.service,
-            operation: self.party.entropy.operation(),
-            epoch: self.record.epoch,
-            version,
-            action,
-            signatures: Vec::new(),
-        }
+        Request::new(self.record.service, self.party.entropy.operation(), self.record.epoch, version, action)
     }
 }

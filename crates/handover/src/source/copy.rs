@@ -7,7 +7,7 @@ use dunlin_base::{Digest, PAGE_SIZE};
 use super::{Action, Copying, Departure, Event, Finishing, Outcome, Phase, Retained, Serving, Source, Step};
 use crate::converge::{Confirm, Convergence, Decision, Mode, Scan, TimeoutAction, Unconverged};
 use crate::ids::Time;
-use crate::ledger::{Candidate, Reading, Staged};
+use crate::ledger::{Candidate, Reading, Staged, Takes};
 use crate::message::{
     AbortCode, Blocked, Content, Final, MAX_HELD_CHUNKS, MAX_PAGES, MemoryShape, Message, Offer, Pages, Round,
     Versions, VolumeChunks, VolumeHeld, Welcome,
@@ -36,6 +36,11 @@ impl Source {
             holder: welcome.holder,
             platform: welcome.platform,
             evidence: Digest::of(&welcome.evidence.0),
+            takes: Takes::Transfer(self.migration),
+            epoch: self.record.epoch,
+            version: self.record.version,
+            from: self.record.holder,
+            proof: &[],
         };
         // No byte of the service goes to a destination that the policy does not permit.
         if let Err(reason) = self.party.keys.checks.appraise(&candidate) {

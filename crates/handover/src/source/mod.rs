@@ -337,6 +337,11 @@ impl Source {
         taken
     }
 
+    /// The destination says that it lives, without a message: it is busy.
+    pub fn handle_alive(&mut self, now: Time) {
+        self.party.alive(now);
+    }
+
     /// Takes the ledger's answer to a call, from whatever untrusted way it came.
     pub fn handle_ledger_reply(&mut self, now: Time, reply: LedgerReply) {
         if let Some(answered) = self.party.answered(reply) {

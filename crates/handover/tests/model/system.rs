@@ -215,7 +215,7 @@ impl System {
         let (owner, first, here) = (TestKey::named("owner"), key(0), platform(0));
         let mut apply = |epoch, id, action, signers: &[TestKey]| {
             let operation = OperationId([id; 16]);
-            let plain = Request { service: SERVICE, operation, epoch, version: 0, action, signatures: Vec::new() };
+            let plain = Request::new(SERVICE, operation, epoch, 0, action);
             let request = signers.iter().fold(plain, |request, signer| request.signed(signer));
             ledger.apply(&request, &TestChecks::default(), &ledger_key()).expect("the start is in order");
         };
@@ -448,7 +448,7 @@ impl System {
             }
         };
         let operation = operation(message);
-        let plain = Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() };
+        let plain = Request::new(SERVICE, operation, epoch, version, action);
         let mut request = signers.iter().fold(plain, |request, signer| request.signed(signer));
         if !self.rules.resume_on_holder_platform
             && let Operation::Resume { platform: stated, .. } = &mut request.action

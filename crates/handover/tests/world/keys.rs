@@ -31,7 +31,7 @@ impl Signer for TestKey {
 }
 
 /// Checks test signatures; refuses every candidate on one platform, if told to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TestChecks {
     pub denied: Option<PlatformId>,
 }
@@ -41,7 +41,7 @@ impl Checks for TestChecks {
         TestKey(key).sign(message) == signature
     }
 
-    fn appraise(&self, candidate: &Candidate) -> Result<(), String> {
+    fn appraise(&self, candidate: &Candidate<'_>) -> Result<(), String> {
         match self.denied == Some(candidate.platform) {
             true => Err("the platform is not in the policy".to_owned()),
             false => Ok(()),

@@ -254,7 +254,7 @@ impl World {
 
     pub fn request(&self, epoch: u64, version: u64, action: Operation, id: u8) -> Request {
         let operation = OperationId([id; 16]);
-        Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() }
+        Request::new(SERVICE, operation, epoch, version, action)
     }
 
     pub fn apply(&mut self, request: Request) {

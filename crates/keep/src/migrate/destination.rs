@@ -1,6 +1,7 @@
 //! The driver of a destination.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use dunlin_handover::message::{Blocked, Guard, MAX_HELD, MAX_HELD_CHUNKS, Offer,
 use dunlin_snapshot::MemoryTree;
 
 use super::incoming::{Arriving, Incoming, digest_of};
-use super::link::{Connection, Input, Stream, ledger};
+use super::link::{Connection, Input, Pulse, Stream, ledger};
 use super::outgoing::text;
 use super::shelf::Shelf;
 use super::stage::{Order, Stager};
@@ -205,7 +206,8 @@ impl DestinationRun {
         let Self { parts: Destination { config, stage, guard }, inputs, heard, mut on_phase } = self;
         let clock = Clock::start();
         let calls = ledger(way, inputs.clone())?;
-        let connection = Connection::open(0, stream, &inputs)?;
+        let pulse = Pulse::new(&config.limits);
+        let connection = Connection::open(0, stream, &inputs, &pulse)?;
         let mut driver = Driver {
             machine: Machine::new(config, clock.now()),
             clock,
@@ -216,6 +218,7 @@ impl DestinationRun {
             inputs,
             heard,
             connection: Some(connection),
+            pulse,
             links: 0,
             unsent: None,
             offered: None,
@@ -232,7 +235,10 @@ impl DestinationRun {
         on_phase.now(driver.machine.phase());
         while driver.machine.outcome().is_none() {
             let wait = driver.machine.poll_timeout().map_or(Duration::from_secs(1), |due| due.since(clock.now()));
-            match driver.heard.recv_timeout(wait) {
+            driver.pulse.rest();
+            let input = driver.heard.recv_timeout(wait);
+            driver.pulse.work();
+            match input {
                 Ok(Input::Reconnect(stream)) => driver.reconnect(stream, &*guard),
                 Ok(input) => driver.input(input),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -258,6 +264,7 @@ struct Driver<'a> {
     inputs: Sender<Input<Local>>,
     heard: Receiver<Input<Local>>,
     connection: Option<Connection>,
+    pulse: Arc<Pulse>,
     links: u64,
     /// A frame for which the writer had no room.
     unsent: Option<Vec<u8>>,
@@ -295,6 +302,12 @@ impl Driver<'_> {
                     self.machine.handle_local(now, Event::LinkLost);
                 }
             }
+            Input::Alive(link) => {
+                if let Some(connection) = self.connection.as_ref().filter(|open| open.number() == link) {
+                    connection.heard_alive();
+                    self.machine.handle_alive(now);
+                }
+            }
             Input::Ledger(reply) => self.machine.handle_ledger_reply(now, *reply),
             Input::Cancel => self.machine.handle_local(now, Event::Cancel),
             Input::Local(Local::Fault(memory, first)) => {
@@ -307,7 +320,7 @@ impl Driver<'_> {
     fn reconnect(&mut self, stream: Stream, guard: &dyn Fn() -> Box<dyn Guard>) {
         self.links += 1;
         self.close();
-        if let Ok(connection) = Connection::open(self.links, stream, &self.inputs) {
+        if let Ok(connection) = Connection::open(self.links, stream, &self.inputs, &self.pulse) {
             self.connection = Some(connection);
             self.machine.handle_local(self.clock.now(), Event::Reconnected(guard()));
         }

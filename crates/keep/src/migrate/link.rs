@@ -5,15 +5,18 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use dunlin_handover::message::{Link, MAX_FRAME};
-use dunlin_handover::{LedgerCall, LedgerReply};
+use dunlin_handover::{LedgerCall, LedgerReply, Limits};
 
 use super::{Error, LedgerWay};
 
+/// In place of a frame's length: the sender lives, and is busy.
+const ALIVE: [u8; 4] = [0; 4];
 /// Frames that wait for the writer.
 const WRITING: usize = 4;
 /// Frames that wait for the driver.
@@ -63,6 +66,8 @@ pub(crate) enum Input<L> {
     Frame(u64, Vec<u8>),
     /// Of the link with this number.
     LinkLost(u64),
+    /// The other side of the link with this number lives, and is busy.
+    Alive(u64),
     /// The writer has room again.
     Room,
     Ledger(Box<LedgerReply>),
@@ -72,11 +77,45 @@ pub(crate) enum Input<L> {
     Local(L),
 }
 
+/// Whether a driver is at work. While it is, because a disk is slow, it cannot say itself that it lives: its writer does, for a
+/// while.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    every: Duration,
+    most: Duration,
+    at_work_since: Mutex<Option<Instant>>,
+}
+
+impl Pulse {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+        let at_work_since = Mutex::new(Some(Instant::now()));
+        Arc::new(Self { every: limits.keepalive, most: limits.busy, at_work_since })
+    }
+
+    /// The driver waits for what it hears.
+    pub(crate) fn rest(&self) {
+        *self.at_work_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The driver has heard something, and does it.
+    pub(crate) fn work(&self) {
+        *self.at_work_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// A driver that has been at work for too long may never come back from it.
+    fn is_at_work(&self) -> bool {
+        let since = *self.at_work_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() < self.most)
+    }
+}
+
 /// A stream in use.
 pub(crate) struct Connection {
     number: u64,
     frames: Option<SyncSender<Vec<u8>>>,
     waiting: Arc<AtomicBool>,
+    /// Whether the driver is yet to hear that the other side lives: it need not hear it twice.
+    alive: Arc<AtomicBool>,
     close: Arc<dyn Fn() + Send + Sync>,
     gate: Arc<Gate>,
     writer: Option<JoinHandle<()>>,
@@ -87,14 +126,21 @@ impl Connection {
         number: u64,
         stream: Stream,
         inputs: &Sender<Input<L>>,
+        pulse: &Arc<Pulse>,
     ) -> Result<Self, Error> {
         let Stream { mut reader, mut writer, close } = stream;
         let close: Arc<dyn Fn() + Send + Sync> = close.into();
         let (frames, outgoing): (_, Receiver<Vec<u8>>) = sync_channel(WRITING);
         let waiting = Arc::new(AtomicBool::new(false));
-        let (to_driver, is_waiting) = (inputs.clone(), waiting.clone());
+        let (to_driver, is_waiting, pulse) = (inputs.clone(), waiting.clone(), pulse.clone());
         let writer = thread::Builder::new().name("dunlin-writer".to_owned()).spawn(move || {
-            for frame in outgoing {
+            loop {
+                let frame = match outgoing.recv_timeout(pulse.every) {
+                    Ok(frame) => frame,
+                    Err(RecvTimeoutError::Timeout) if pulse.is_at_work() => ALIVE.to_vec(),
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
                 if writer.write_all(&frame).and_then(|()| writer.flush()).is_err() {
                     let _gone = to_driver.send(Input::LinkLost(number));
                     return;
@@ -107,12 +153,18 @@ impl Connection {
         let writer = writer.map_err(Error::Thread)?;
         // The driver's inputs are not bounded; frames are, by this.
         let gate = Arc::new(Gate::default());
-        let at_gate = gate.clone();
-        let to_driver = inputs.clone();
+        let alive = Arc::new(AtomicBool::new(false));
+        let (at_gate, is_alive, to_driver) = (gate.clone(), alive.clone(), inputs.clone());
         let reading = thread::Builder::new().name("dunlin-reader".to_owned()).spawn(move || {
             loop {
                 let frame = match read_frame(&mut *reader) {
-                    Ok(frame) => frame,
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => {
+                        if !is_alive.swap(true, Ordering::SeqCst) {
+                            let _gone = to_driver.send(Input::Alive(number));
+                        }
+                        continue;
+                    }
                     Err(_) => {
                         let _gone = to_driver.send(Input::LinkLost(number));
                         return;
@@ -125,11 +177,16 @@ impl Connection {
             }
         });
         reading.map_err(Error::Thread)?;
-        Ok(Self { number, frames: Some(frames), waiting, close, gate, writer: Some(writer) })
+        Ok(Self { number, frames: Some(frames), waiting, alive, close, gate, writer: Some(writer) })
     }
 
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The driver has heard that the other side lives.
+    pub(crate) fn heard_alive(&self) {
+        self.alive.store(false, Ordering::SeqCst);
     }
 
     /// A frame that came was dealt with: the reader may read another.
@@ -200,16 +257,20 @@ impl Gate {
     }
 }
 
-fn read_frame(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
+/// The next frame, or nothing where the other side says that it lives.
+fn read_frame(reader: &mut dyn Read) -> io::Result<Option<Vec<u8>>> {
     let mut start = [0; 4];
     reader.read_exact(&mut start)?;
+    if start == ALIVE {
+        return Ok(None);
+    }
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let length = Link::frame_length(&start).map_err(invalid)?;
     debug_assert!(length <= MAX_FRAME);
     let mut frame = vec![0; length];
     frame[..4].copy_from_slice(&start);
     reader.read_exact(&mut frame[4..])?;
-    Ok(frame)
+    Ok(Some(frame))
 }
 
 /// Starts the thread that carries calls to the ledger.

@@ -12,7 +12,7 @@ use dunlin_handover::message::{Chunk, Guard};
 use dunlin_handover::source::{Action, Config, Event, Outcome, Source as Machine};
 use dunlin_handover::statistics::Statistics;
 
-use super::link::{Connection, Input, Stream, ledger};
+use super::link::{Connection, Input, Pulse, Stream, ledger};
 use super::outgoing::{Outgoing, text};
 use super::shelf::Shelf;
 use super::stage::{Order, Stager};
@@ -162,7 +162,8 @@ impl SourceRun {
         let Source { config, module, tracker, volume, compress, retain, guard, progress } = parts;
         let clock = Clock::start();
         let calls = ledger(way, inputs.clone())?;
-        let connection = Connection::open(0, stream, &inputs)?;
+        let pulse = Pulse::new(&config.limits);
+        let connection = Connection::open(0, stream, &inputs, &pulse)?;
         let module_digest = config.module;
         let mode = config.options.mode;
         let method = tracker.method();
@@ -184,6 +185,7 @@ impl SourceRun {
             calls,
             inputs,
             connection: Some(connection),
+            pulse,
             links: 0,
             unsent: None,
         };
@@ -192,7 +194,10 @@ impl SourceRun {
         while driver.machine.outcome().is_none() {
             progress.set(driver.machine.statistics(clock.now()));
             let wait = driver.machine.poll_timeout().map_or(Duration::from_secs(1), |due| due.since(clock.now()));
-            match heard.recv_timeout(wait) {
+            driver.pulse.rest();
+            let input = heard.recv_timeout(wait);
+            driver.pulse.work();
+            match input {
                 Ok(Input::Reconnect(stream)) => driver.reconnect(stream, &*guard),
                 Ok(input) => driver.input(input),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -203,7 +208,8 @@ impl SourceRun {
             on_phase.now(driver.machine.phase());
         }
         driver.finish();
-        if matches!(driver.machine.outcome(), Some(Outcome::Stayed { .. } | Outcome::Returned { .. })) {
+        // One to which the service came back is the committed state until the next checkpoint.
+        if matches!(driver.machine.outcome(), Some(Outcome::Stayed { .. })) {
             driver.forget_kept();
         }
         let statistics = driver.machine.statistics(clock.now());
@@ -235,6 +241,7 @@ struct Driver<'a> {
     calls: Sender<LedgerCall>,
     inputs: Sender<Input<Local>>,
     connection: Option<Connection>,
+    pulse: Arc<Pulse>,
     links: u64,
     /// A frame for which the writer had no room.
     unsent: Option<Vec<u8>>,
@@ -261,6 +268,12 @@ impl Driver<'_> {
                     self.machine.handle_local(now, Event::LinkLost);
                 }
             }
+            Input::Alive(link) => {
+                if let Some(connection) = self.connection.as_ref().filter(|open| open.number() == link) {
+                    connection.heard_alive();
+                    self.machine.handle_alive(now);
+                }
+            }
             Input::Ledger(reply) => self.machine.handle_ledger_reply(now, *reply),
             Input::Cancel => self.machine.handle_local(now, Event::Cancel),
             Input::Local(Local::Stopped(Ok(Stopped { version, time_to_safepoint }))) => {
@@ -274,7 +287,7 @@ impl Driver<'_> {
     fn reconnect(&mut self, stream: Stream, guard: &dyn Fn() -> Box<dyn Guard>) {
         self.links += 1;
         self.close();
-        if let Ok(connection) = Connection::open(self.links, stream, &self.inputs) {
+        if let Ok(connection) = Connection::open(self.links, stream, &self.inputs, &self.pulse) {
             self.connection = Some(connection);
             self.machine.handle_local(self.clock.now(), Event::Reconnected(guard()));
         }

@@ -408,10 +408,10 @@ mod tests {
 
     use super::*;
 
-    const CANARY: &[u8] = b"what nobody but this machine may read";
+    const CANARY: &[u8] = b"what nobody without the key may read";
 
     #[test]
-    fn a_sealed_state_is_read_with_its_machines_key_only_and_shows_nothing() {
+    fn a_sealed_state_is_read_with_its_own_key_only_and_shows_nothing() {
         let directory = std::env::temp_dir().join(format!("dunlin-stage-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("staged");

@@ -290,7 +290,7 @@ fn sizes(world: &World, staged: &Staged) -> Vec<u64> {
     state.memories.iter().map(|memory| memory.size).collect()
 }
 
-fn digest(world: &World, staged: &Staged) -> Digest {
+pub(crate) fn digest(world: &World, staged: &Staged) -> Digest {
     let code = &world.program.code;
     let module = Digest::of(&world.program.wasm);
     staged.digest(&module, &sizes(world, staged), |memory, page, bytes| code.is_fresh(memory, page, bytes))

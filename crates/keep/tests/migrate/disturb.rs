@@ -10,10 +10,12 @@ use dunlin_handover::converge::{Mode, Options};
 use dunlin_handover::ledger::{Ledger as _, Operation};
 use dunlin_handover::message::Role;
 use dunlin_handover::{Limits, destination, source};
+use dunlin_keep::migrate::load;
 
+use crate::crash::digest;
 use crate::hands::{Act, Moment, name};
 use crate::moving::{Ways, limits, options};
-use crate::world::{World, named, request};
+use crate::world::{World, named, request, shelf};
 
 /// What is done to one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,4 +239,22 @@ fn a_link_that_stays_lost_in_postcopy_falls_back_to_what_the_source_kept() {
     assert!(matches!(source.outcome, source::Outcome::Returned { epoch: 4 }), "{source:?}");
     assert_eq!(world.record().holder, Some(named("first").0));
     world.check(&runner);
+    // Until the next checkpoint, what was kept is the committed state: a crash now must not be the end of it.
+    let kept = load(shelf(&world.directory.join("retained"))).unwrap();
+    assert_eq!(digest(&world, &kept), world.record().state_hash);
+}
+
+/// A driver that waits for its storage says nothing of its own for longer than the other one waits for a word. It lives all
+/// the same, but not for ever.
+#[test]
+fn a_disk_that_takes_long_is_not_taken_for_silence_and_one_that_never_ends_is() {
+    let silence = Duration::from_millis(300);
+    for (takes, busy, moves) in [(silence * 5, silence * 50, true), (silence * 15, silence * 3, false)] {
+        let limits = Limits { keepalive: silence / 6, peer_silence: silence, busy, ..limits() };
+        let world = World::new(Tier::Cranelift, Duration::from_micros(300));
+        let ways = Ways { limits, storage: takes, ..Ways::default() };
+        let (source, destination) = world.end(world.begin(options(Mode::Precopy), &ways));
+        let moved = matches!(source.outcome, source::Outcome::Moved { .. });
+        assert_eq!(moved, moves, "{source:?} {destination:?}");
+    }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Ways {
     pub(crate) compress: bool,
     /// Chunks of a volume that go along; storing one takes the destination a while.
     pub(crate) chunks: u8,
+    /// How long the destination's storage takes, once, to have something stable.
+    pub(crate) storage: Duration,
 }
 
 impl Default for Ways {
@@ -68,6 +70,7 @@ impl Default for Ways {
             limits: limits(),
             compress: false,
             chunks: 0,
+            storage: Duration::ZERO,
         }
     }
 }
@@ -105,7 +108,7 @@ impl World {
     }
 
     pub(crate) fn move_away(&self, mut runner: Runner, tracker: Tracker, options: Options, ways: &Ways) -> Move {
-        let Ways { from, to, limits, compress, chunks } = ways.clone();
+        let Ways { from, to, limits, compress, chunks, storage } = ways.clone();
         let (near, far) = self.hands.wire();
         let progress = Progress::default();
         let record = self.record();
@@ -164,6 +167,7 @@ impl World {
             runner: None,
             wants_module: compress,
             stored: Vec::new(),
+            storage,
         };
         let way = Box::new(self.hands.way(Role::Destination, &self.ledger));
         let destination = thread::spawn(move || {

@@ -155,7 +155,7 @@ impl Checks for TestChecks {
         TestKey(key).sign(message) == signature
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -298,7 +298,7 @@ impl Drop for World {
 /// A request to the ledger, not yet signed.
 pub(crate) fn request(epoch: u64, version: u64, action: Operation, id: u8) -> Request {
     let operation = OperationId([id; 16]);
-    Request { service: SERVICE, operation, epoch, version, action, signatures: Vec::new() }
+    Request::new(SERVICE, operation, epoch, version, action)
 }
 
 pub(crate) fn entries() -> Vec<Entry> {
@@ -355,6 +355,8 @@ pub(crate) struct There {
     pub(crate) wants_module: bool,
     /// Chunks of a volume that came.
     pub(crate) stored: Vec<Vec<u8>>,
+    /// How long its storage takes, once, to have something stable.
+    pub(crate) storage: Duration,
 }
 
 impl There {
@@ -379,6 +381,11 @@ impl Lodging for There {
     fn store_volume(&mut self, chunks: &[Vec<u8>]) -> Result<(), String> {
         thread::sleep(Duration::from_millis(40));
         self.stored.extend_from_slice(chunks);
+        Ok(())
+    }
+
+    fn sync_volume(&mut self) -> Result<(), String> {
+        thread::sleep(core::mem::take(&mut self.storage));
         Ok(())
     }
 

@@ -41,7 +41,7 @@ impl Checks for TestChecks {
         TestKey(key).sign(message) == signature
     }
 
-    fn appraise(&self, _: &Candidate) -> Result<(), String> {
+    fn appraise(&self, _: &Candidate<'_>) -> Result<(), String> {
         Ok(())
     }
 }
@@ -106,7 +106,7 @@ impl Subject {
         let id = Digest::of(format!("{:?} {} {}", self.service, self.drawn, std::process::id()).as_bytes());
         let mut operation = OperationId([0; 16]);
         operation.0.copy_from_slice(&id.0[..16]);
-        Request { service: self.service, operation, epoch, version, action, signatures: Vec::new() }
+        Request::new(self.service, operation, epoch, version, action)
     }
 }
 

@@ -5,16 +5,17 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dunlin_attest::{SigningKey, VerifyingKey};
 use dunlin_broker::{Broker, ReleaseLog, Roots, Surroundings, Vault};
 use dunlin_handover::ledger::Reading;
 use dunlin_handover::{Entropy, LedgerAnswer, LedgerCall, LedgerQuery, Nonce, ServiceId};
-use dunlin_identity::{Certificate, Names, Verifier};
+use dunlin_identity::{Certificate, Verifier};
 use tokio::net::UnixStream;
 
 use super::refused;
+use crate::config;
 use crate::error::NodeError;
 use crate::folder;
 use crate::keep::lock;
@@ -49,7 +50,7 @@ impl Surroundings for Here {
     }
 
     fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+        config::now()
     }
 }
 
@@ -66,12 +67,7 @@ impl Here {
     ) -> Result<Self, NodeError> {
         let vault = Vault::open(vault)?;
         let releases = ReleaseLog::open(&vault.path().join("releases"))?;
-        let mut machines = simulated.to_vec();
-        for root in roots {
-            machines.push(dunlin_attest_sim::machine_of(&Names::of(root)?.provider));
-        }
-        let roots = dunlin_attest_sim::roots(machines.iter().map(String::as_str));
-        let roots = Roots::WithSimulation(roots.map_err(|error| refused(error.to_string()))?);
+        let roots = Roots::WithSimulation(config::simulated(roots, simulated)?);
         let broker = Broker::new(key, Arc::new(Verifier::certified()), roots, Entropy::new(folder::random()?));
         Ok(Self { broker: Mutex::new(broker), releases: Mutex::new(releases), vault, ledger, owners })
     }

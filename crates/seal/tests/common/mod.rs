@@ -169,7 +169,7 @@ impl Register {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.operations.to_le_bytes());
         let (service, operation) = (ServiceId(SERVICE), OperationId(id));
-        let request = Request { service, operation, epoch, version, action, signatures: Vec::new() };
+        let request = Request::new(service, operation, epoch, version, action);
         let request = signers.iter().fold(request, |request, signer| request.signed(signer));
         let Ok(answer) = self.ledger.apply(&request);
         answer.unwrap();

@@ -71,7 +71,7 @@ impl Register {
             recovery: Recovery::default(),
         };
         let operation = OperationId(service.0);
-        let request = Request { service, operation, epoch: 0, version: 0, action, signatures: Vec::new() };
+        let request = Request::new(service, operation, 0, 0, action);
         let failed = "the service of the measurement cannot be entered";
         self.ledger
             .apply(&request.signed(&self.owner))
@@ -136,7 +136,7 @@ impl Asking {
         operation.0[0] ^= 1;
         let record = self.record(service)?;
         let Record { epoch, version, .. } = record;
-        let request = Request { service, operation, epoch, version, action, signatures: Vec::new() };
+        let request = Request::new(service, operation, epoch, version, action);
         let query = LedgerQuery::Apply(Box::new(request.signed(holder).signed(platform)));
         match self.ask(&LedgerCall { id: 1, query }) {
             LedgerAnswer::Receipt(_) => Ok(()),
