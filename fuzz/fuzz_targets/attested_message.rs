@@ -80,7 +80,7 @@ fn judged(data: &[u8]) {
             service: SERVICE,
             policy_hash: binding.policy,
             holder: Key(spki.0),
-            platform: PlatformId([7; 32]),
+            platform: Some(PlatformId([7; 32])),
             evidence: shown.digest(),
             takes,
             epoch: binding.epoch,

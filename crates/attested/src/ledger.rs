@@ -10,6 +10,9 @@
 //! | a migration | as the destination of it | the migration, its epoch, the source's key and session |
 //! | a migration given back after the switch | as the source of it | the migration, an earlier epoch, the destination's key and session |
 //!
+//! A destination can be nominated before its migration begins: then the ledger says no before anything has moved, and need not
+//! verify evidence while the program stands. What it found holds for five minutes, for the same candidate and policy.
+//!
 //! A holder that takes its own next epoch, to make a transfer impossible that it signed, shows nothing: it is the holder, and
 //! stays what it was.
 
@@ -40,6 +43,10 @@ const MAX_BINDING: usize = 8 << 10;
 const MAX_POLICY: usize = 64 << 10;
 /// Policies that a ledger has at hand.
 const POLICIES: usize = 64;
+/// Destinations that a ledger remembers to have found fit.
+const FIT: usize = 1024;
+/// Seconds for which one is remembered: what a token of an appraisal may live.
+const HOLDS: u64 = 300;
 
 /// Evidence with all that is needed to verify it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,9 +153,9 @@ pub struct Asker {
 }
 
 impl Asker {
-    fn of(candidate: &Candidate<'_>) -> Self {
+    fn of(candidate: &Candidate<'_>) -> Option<Self> {
         let Candidate { service, epoch, version, holder, platform, .. } = *candidate;
-        Self { service, epoch, version, holder, platform }
+        Some(Self { service, epoch, version, holder, platform: platform? })
     }
 
     /// What its evidence is bound to. The record never returns to an epoch and version that it has left.
@@ -192,6 +199,20 @@ pub struct Judge {
     sim: Option<SimRoots>,
     /// By digest, so that a policy is made or verified once and not at every move.
     policies: Mutex<BTreeMap<Digest, Policy>>,
+    /// Destinations that were found fit, by their keys.
+    fit: Mutex<BTreeMap<Key, Fit>>,
+}
+
+/// A destination that was found fit, for what, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fit {
+    service: ServiceId,
+    policy: Digest,
+    evidence: Digest,
+    migration: MigrationId,
+    epoch: u64,
+    from: Option<Key>,
+    until: u64,
 }
 
 impl fmt::Debug for Judge {
@@ -203,7 +224,7 @@ impl fmt::Debug for Judge {
 impl Judge {
     /// For the ledger with this key. Simulated platforms are believed under `sim` alone, where a policy lets them in.
     pub const fn new(ledger: Key, sim: Option<SimRoots>) -> Self {
-        Self { ledger, sim, policies: Mutex::new(BTreeMap::new()) }
+        Self { ledger, sim, policies: Mutex::new(BTreeMap::new()), fit: Mutex::new(BTreeMap::new()) }
     }
 
     /// Whether the policy in force lets this candidate hold the service. `now` is seconds since 1970.
@@ -214,6 +235,29 @@ impl Judge {
         if candidate.takes == Takes::Resume && candidate.from == Some(candidate.holder) {
             return Ok(());
         }
+        let Takes::Transfer(migration) = candidate.takes else {
+            return self.examine(candidate, now).map(drop);
+        };
+        let Candidate { service, policy_hash: policy, evidence, epoch, from, holder, .. } = *candidate;
+        let asked = Fit { service, policy, evidence, migration, epoch, from, until: 0 };
+        let mut found = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who was found fit is not asked for its evidence again, however often its bytes are sent.
+        found.retain(|_, fit| now <= fit.until);
+        if found.get(&holder).is_some_and(|fit| Fit { until: 0, ..*fit } == asked) {
+            return Ok(());
+        }
+        drop(found);
+        let expires = self.examine(candidate, now)?;
+        let mut found = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() < FIT {
+            let until = expires.unwrap_or(u64::MAX).min(now.saturating_add(HOLDS));
+            found.insert(holder, Fit { until, ..asked });
+        }
+        Ok(())
+    }
+
+    /// Verifies the evidence of a candidate and asks the policy. Until when what was verified is good, if that has an end.
+    fn examine(&self, candidate: &Candidate<'_>, now: u64) -> Result<Option<u64>, String> {
         if candidate.proof.is_empty() {
             return Err("the ledger appraises evidence itself, and none came with the request".to_owned());
         }
@@ -236,7 +280,7 @@ impl Judge {
             AppraisalContext { now, binding: &shown.binding, role, source: source.as_ref(), tpm_last_seen: None };
         let (_, reasons) = weigh(&trust.policy, &claims, &about);
         if reasons.is_empty() {
-            return Ok(());
+            return Ok(claims.expires);
         }
         let reasons: Vec<&str> = reasons.iter().map(|reason| reason.text.as_str()).collect();
         Err(reasons.join("; "))
@@ -300,8 +344,9 @@ fn occasion(candidate: &Candidate<'_>, shown: &BoundEvidence) -> Result<(), Stri
     let with_holder = candidate.from.is_some_and(|from| from.0 == binding.peer_spki.0);
     match (candidate.takes, binding.role) {
         (Takes::Claim | Takes::Resume | Takes::Recover, Role::ServiceToLedger) => {
-            let position = Asker::of(candidate).position().0;
-            asks(binding.peer_nonce == position && binding.epoch == candidate.epoch && binding.migration == [0; 16])
+            let position = Asker::of(candidate).map(|asker| asker.position().0);
+            let here = Some(binding.peer_nonce) == position && binding.epoch == candidate.epoch;
+            asks(here && binding.migration == [0; 16])
         }
         (Takes::Transfer(MigrationId(migration)), Role::Destination) => {
             asks(with_holder && binding.migration == migration && binding.epoch == candidate.epoch)

@@ -44,7 +44,7 @@ fn candidate<'a>(world: &World, to: &Keep, takes: Takes, evidence: Digest, proof
         service: world.record.service,
         policy_hash: world.record.policy_hash,
         holder: holder(to),
-        platform: MACHINE,
+        platform: Some(MACHINE),
         evidence,
         takes,
         epoch: world.record.epoch,
@@ -126,31 +126,55 @@ fn every_changed_byte_of_a_proof_is_refused_or_says_the_same() {
     let whole = proof(&world, destination.clone(), Some(source));
     let bytes = whole.to_bytes();
     assert!(bytes.len() < MAX_PROOF / 4, "{}", bytes.len());
-    let judge = judge(&world);
     let takes = Takes::Transfer(MigrationId([8; 16]));
     let good = candidate(&world, &world.b, takes, destination.digest(), &bytes);
-    judge.appraise(&good, NOW).expect("accepted");
-    // The policy is verified where it is not at hand: a new judge each time for its part, one for the rest.
-    let policy = whole.policy.as_ref().map_or(0, |(object, signer)| object.len() + signer.len()) + 16;
+    judge(&world).appraise(&good, NOW).expect("accepted");
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
-        let found = Candidate { proof: &changed, ..good };
-        let fresh = Judge::new(world.ledger.key(), Some(roots()));
-        let judge = if at < policy { &fresh } else { &judge };
-        if judge.appraise(&found, NOW).is_ok() {
+        // A new judge each time: one that found the candidate fit would not look again.
+        if judge(&world).appraise(&Candidate { proof: &changed, ..good }, NOW).is_ok() {
             // Whatever is accepted has the same evidence, bound to the same, under the same policy.
-            let read = LedgerProof::from_bytes(&changed).expect("it was read");
-            assert_eq!(
-                (&read.candidate.binding, &read.candidate.evidence),
-                (&destination.binding, &destination.evidence)
-            );
+            let read = LedgerProof::from_bytes(&changed).expect("it was read").candidate;
+            assert_eq!((&read.binding, &read.evidence), (&destination.binding, &destination.evidence));
         }
     }
     for length in 0..bytes.len() {
         let cut = Candidate { proof: &bytes[..length], ..good };
-        assert!(judge.appraise(&cut, NOW).is_err(), "{length}");
+        assert!(judge(&world).appraise(&cut, NOW).is_err(), "{length}");
     }
+}
+
+#[test]
+fn a_destination_that_was_nominated_is_fit_for_its_migration_and_a_while_only() {
+    let world = world();
+    let (source, destination) = session(&world);
+    let takes = Takes::Transfer(MigrationId([8; 16]));
+    let named = destination.digest();
+    let bytes = proof(&world, destination, Some(source)).to_bytes();
+    let judge = judge(&world);
+    let transfer = candidate(&world, &world.b, takes, named, &[]);
+    assert!(judge.appraise(&transfer, NOW).is_err(), "nobody has shown anything");
+    judge.appraise(&Candidate { platform: None, proof: &bytes, ..transfer }, NOW).expect("nominated");
+    // The source may commit in between.
+    for later in [0, 1, 300] {
+        judge.appraise(&Candidate { version: 5 + later, ..transfer }, NOW + later).expect("remembered");
+    }
+    let others = [
+        Candidate { policy_hash: Digest::of(b"a newer policy"), ..transfer },
+        Candidate { evidence: Digest::of(b"other evidence"), ..transfer },
+        Candidate { holder: holder(&world.c), ..transfer },
+        Candidate { from: Some(holder(&world.c)), ..transfer },
+        Candidate { epoch: 8, ..transfer },
+        Candidate { takes: Takes::Transfer(MigrationId([9; 16])), ..transfer },
+        Candidate { takes: Takes::Recover, ..transfer },
+        Candidate { service: dunlin_handover::ServiceId([6; 16]), ..transfer },
+    ];
+    for other in others {
+        assert!(judge.appraise(&other, NOW).is_err(), "{other:?}");
+    }
+    assert!(judge.appraise(&transfer, NOW + 301).is_err(), "what was found grows old");
+    assert!(judge.appraise(&transfer, NOW).is_err(), "and a clock that is turned back brings nothing back");
 }
 
 #[test]
@@ -165,7 +189,8 @@ fn an_instance_takes_a_service_itself_with_evidence_for_exactly_that() {
         for other in [
             Candidate { epoch: 8, ..good },
             Candidate { version: 5, ..good },
-            Candidate { platform: PlatformId([0x78; 32]), ..good },
+            Candidate { platform: Some(PlatformId([0x78; 32])), ..good },
+            Candidate { platform: None, ..good },
         ] {
             refuses(&world, &other, "made for another epoch");
         }

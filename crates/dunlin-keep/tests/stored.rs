@@ -127,7 +127,7 @@ fn s05_a_stored_state_is_not_opened_with_the_key_of_another_machine() {
     let migration = dunlin_handover::MigrationId([1; 16]);
     let wire = common::Wire::new();
     second.migrate_in(&spec, migration, wire.destination, Vec::new());
-    first.migrate_out(migration, common::options(dunlin_handover::converge::Mode::Stop), false, &wire.source);
+    first.migrate_out(migration, common::options(Mode::Stop), false, &wire.source);
     while !matches!(second.arrived().how, dunlin_keep_link::ArrivedHow::Live { complete: true, .. }) {}
     let version = second.checkpoint().version;
     let own = read(&b.states);

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! call    0  u64  id                        reply   0  u64  id
-//!         8  u8   1 apply, 2 read                   8  u8   1 receipt, 2 reading, 3 refused, 4 unreachable
+//!         8  u8   1 apply, 2 read, 3 appraise       8  u8   1 receipt, 2 reading, 3 refused, 4 unreachable, 5 fit
 //!         9       the request, or                   9       the value, if there is one
-//!                 service id and nonce
+//!                 service id and nonce, or
+//!                 the nomination
 //! ```
 
 use crate::codec::{DecodeError, Reader, Wire, Writer};
@@ -33,6 +34,10 @@ impl Wire for LedgerCall {
                 out.put(service);
                 out.put(nonce);
             }
+            LedgerQuery::Appraise(nomination) => {
+                out.put(&3u8);
+                out.put(&**nomination);
+            }
         }
     }
 
@@ -41,6 +46,7 @@ impl Wire for LedgerCall {
         let query = match input.take::<u8>()? {
             1 => LedgerQuery::Apply(Box::new(input.take()?)),
             2 => LedgerQuery::Read { service: input.take()?, nonce: input.take()? },
+            3 => LedgerQuery::Appraise(Box::new(input.take()?)),
             value => return Err(DecodeError::Unknown { what: "kind of ledger call", value: value.into() }),
         };
         Ok(Self { id, query })
@@ -67,6 +73,7 @@ impl Wire for LedgerReply {
                 out.put(refused);
             }
             LedgerAnswer::Unreachable => out.put(&4u8),
+            LedgerAnswer::Fit => out.put(&5u8),
         }
     }
 
@@ -77,6 +84,7 @@ impl Wire for LedgerReply {
             2 => LedgerAnswer::Reading(input.take()?),
             3 => LedgerAnswer::Refused(input.take()?),
             4 => LedgerAnswer::Unreachable,
+            5 => LedgerAnswer::Fit,
             value => return Err(DecodeError::Unknown { what: "kind of ledger reply", value: value.into() }),
         };
         Ok(Self { id, answer })
@@ -90,7 +98,8 @@ mod tests {
     use super::*;
     use crate::ids::{Key, MigrationId, Nonce, OperationId, PlatformId, ServiceId};
     use crate::ledger::{
-        MAX_PROOF, MAX_SIGNATURE, Operation, Reading, Receipt, Record, Refused, Request, Signature, Staged, Status,
+        MAX_PROOF, MAX_SIGNATURE, Nomination, Operation, Reading, Receipt, Record, Refused, Request, Signature, Staged,
+        Status,
     };
 
     fn signature() -> Signature {
@@ -138,7 +147,15 @@ mod tests {
             proof: vec![0x5a; MAX_PROOF],
         };
         let read = LedgerQuery::Read { service: ServiceId([1; 16]), nonce: Nonce([13; 32]) };
-        for query in [LedgerQuery::Apply(Box::new(request)), read] {
+        let nomination = Nomination {
+            service: ServiceId([1; 16]),
+            epoch: 3,
+            migration: MigrationId([7; 16]),
+            holder: Key([9; 32]),
+            evidence: Digest([11; 32]),
+            proof: vec![0x5a; MAX_PROOF],
+        };
+        for query in [LedgerQuery::Apply(Box::new(request)), read, LedgerQuery::Appraise(Box::new(nomination))] {
             let call = LedgerCall { id: u64::MAX, query };
             let bytes = call.to_bytes();
             assert!(bytes.len() <= MAX_CALL, "{}", bytes.len());
@@ -161,6 +178,7 @@ mod tests {
             LedgerAnswer::Reading(reading),
             LedgerAnswer::Refused(Refused::Denied("x".repeat(512))),
             LedgerAnswer::Unreachable,
+            LedgerAnswer::Fit,
         ];
         for answer in answers {
             let reply = LedgerReply { id: 5, answer };
@@ -168,6 +186,6 @@ mod tests {
             assert!(bytes.len() <= MAX_REPLY, "{}", bytes.len());
             assert_eq!(LedgerReply::from_bytes(&bytes), Ok(reply));
         }
-        assert!(LedgerReply::from_bytes(&[0, 0, 0, 0, 0, 0, 0, 0, 5]).is_err());
+        assert!(LedgerReply::from_bytes(&[0, 0, 0, 0, 0, 0, 0, 0, 6]).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{Entropy, Key, Nonce, ServiceId, Time};
-use crate::ledger::{Checks, Reading, Receipt, Refused, Request, Signer};
+use crate::ledger::{Checks, Nomination, Reading, Receipt, Refused, Request, Signer};
 use crate::message::{FrameError, Link, Message};
 
 /// The keys of one side, and how it checks those of others.
@@ -75,6 +75,9 @@ pub enum LedgerQuery {
         /// To be signed with the answer.
         nonce: Nonce,
     },
+    /// Say whether the policy lets this destination take the service. State machines do not ask that; whoever drives them may,
+    /// before they begin.
+    Appraise(Box<Nomination>),
 }
 
 /// An answer, as untrusted as the way that it came.
@@ -95,6 +98,8 @@ pub enum LedgerAnswer {
     Reading(Reading),
     /// The rules say no. Not signed, so nothing final may follow from it alone.
     Refused(Refused),
+    /// The policy lets the destination take the service. Not signed: it spares a refusal later, and is no permission.
+    Fit,
     /// Nobody answered; whether the request took effect is unknown.
     Unreachable,
 }

@@ -164,7 +164,7 @@ fn question(machine: &mut Destination) -> (u64, Nonce) {
         match machine.poll_action().expect("it asks the ledger") {
             destination::Action::Ledger(call) => match call.query {
                 LedgerQuery::Read { nonce, .. } => return (call.id, nonce),
-                LedgerQuery::Apply(request) => panic!("a destination that waits asks for {request:?}"),
+                other => panic!("a destination that waits asks for {other:?}"),
             },
             _ => continue,
         }
@@ -368,6 +368,7 @@ fn answer(machine: &mut Source, state: &mut LedgerState) {
                 LedgerQuery::Apply(request) => state
                     .apply(&request, &TestChecks::default(), &ledger_key())
                     .map_or_else(LedgerAnswer::Refused, LedgerAnswer::Receipt),
+                LedgerQuery::Appraise(nomination) => panic!("no state machine nominates: {nomination:?}"),
             };
             return machine.handle_ledger_reply(NOW, LedgerReply { id: call.id, answer });
         }

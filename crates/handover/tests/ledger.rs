@@ -9,8 +9,8 @@ use std::sync::Arc;
 use dunlin_base::Digest;
 use dunlin_handover::boot::{self, Blob, Boot, BootError};
 use dunlin_handover::ledger::{
-    Authority, HistoryError, Ledger, LedgerState, MemoryLedger, Operation, Receipt, Record, Recovery, Refused, Request,
-    Signature, Staged, Status, verify_history,
+    Authority, HistoryError, Ledger, LedgerState, MemoryLedger, Nomination, Operation, Receipt, Record, Recovery,
+    Refused, Request, Signature, Staged, Status, verify_history,
 };
 use dunlin_handover::{MigrationId, Nonce, OperationId, ServiceId};
 use keys::{TestChecks, TestKey, ledger_key};
@@ -172,6 +172,40 @@ fn a_state_is_written_in_the_epoch_of_who_committed_or_gave_it_and_stays_so_when
     assert_eq!((scene.record().epoch, scene.record().version, scene.record().state_epoch), (5, 3, 3));
     assert_eq!(scene.record().holder, Some(a.0));
     assert_ne!(pa.platform(), pb.platform());
+}
+
+#[test]
+fn a_nomination_is_about_the_record_of_this_moment_and_changes_nothing() {
+    let mut scene = Scene::new();
+    let (a, b, owner) = (scene.a, scene.b, scene.owner);
+    let nominated = |scene: &Scene, epoch| {
+        let nomination = Nomination {
+            service: SERVICE,
+            epoch,
+            migration: MigrationId([1; 16]),
+            holder: b.0,
+            evidence: Digest::of(b""),
+            proof: Vec::new(),
+        };
+        scene.state.appraise(&nomination, &scene.checks)
+    };
+    let before = scene.state.clone();
+    assert_eq!(nominated(&scene, 2), Ok(()));
+    assert_eq!(nominated(&scene, 3), Err(Refused::Stale { epoch: 2, version: 0 }));
+    assert_eq!(scene.state, before);
+    scene.apply(scene.transfer(), &[a]).unwrap();
+    assert_eq!(nominated(&scene, 2), Err(Refused::Stale { epoch: 3, version: 1 }));
+    scene.apply(Operation::Retire, &[owner]).unwrap();
+    assert_eq!(nominated(&scene, 4), Err(Refused::WrongStatus));
+    let nomination = Nomination {
+        service: ServiceId([9; 16]),
+        epoch: 4,
+        migration: MigrationId([1; 16]),
+        holder: b.0,
+        evidence: Digest::of(b""),
+        proof: Vec::new(),
+    };
+    assert_eq!(scene.state.appraise(&nomination, &scene.checks), Err(Refused::NoSuchService));
 }
 
 #[test]

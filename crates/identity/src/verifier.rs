@@ -85,12 +85,12 @@ mod tests {
 
     #[test]
     fn a_policy_keeps_a_candidate_out() {
-        let refuse: Appraisal = Arc::new(|candidate| Err(format!("not {}", candidate.platform)));
+        let refuse: Appraisal = Arc::new(|candidate| Err(format!("not {:?}", candidate.platform)));
         let candidate = Candidate {
             service: ServiceId([1; 16]),
             policy_hash: Digest([2; 32]),
             holder: Key([3; 32]),
-            platform: PlatformId([4; 32]),
+            platform: Some(PlatformId([4; 32])),
             evidence: Digest([5; 32]),
             takes: Takes::Claim,
             epoch: 1,
@@ -100,6 +100,6 @@ mod tests {
         };
         assert_eq!(Verifier::certified().appraise(&candidate), Ok(()));
         let reason = Verifier::appraising(refuse).appraise(&candidate).unwrap_err();
-        assert_eq!(reason, format!("not {}", PlatformId([4; 32])));
+        assert_eq!(reason, format!("not {:?}", Some(PlatformId([4; 32]))));
     }
 }

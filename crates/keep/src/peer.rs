@@ -10,7 +10,7 @@ use std::time::Duration;
 use dunlin_attest::{Bytes, DestinationRule};
 use dunlin_attested::{BoundEvidence, Config, Done, Handshake, SessionFacts, Terms, decline, run};
 use dunlin_base::Digest;
-use dunlin_handover::ledger::{Candidate, Checks, Reading};
+use dunlin_handover::ledger::{Candidate, Checks, Nomination, Reading};
 use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
 use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, MigrationId};
 use dunlin_keep_link::Spec;
@@ -160,6 +160,19 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         session.closer.close();
         Failure::Untrusted(text(&error))
     })?;
+    if let Some(Held { epoch, .. }) = held {
+        let evidence = peer.shown.digest();
+        let proof = ledger_proof(spec, peer.shown.clone(), compared.then(|| own.clone()))?;
+        let (service, migration, holder) = (spec.service, *migration, peer.holder);
+        let nomination = Nomination { service, epoch: *epoch, migration, holder, evidence, proof };
+        // A ledger that is away says so later.
+        if let LedgerAnswer::Refused(refused) = post.ask(LedgerQuery::Appraise(Box::new(nomination))) {
+            session.closer.close();
+            return Err(Failure::Untrusted(format!(
+                "the ledger does not let the other keep take the service: {refused}"
+            )));
+        }
+    }
     let staging = staging(&mut session, held.as_ref(), spec, epoch).map_err(stuck())?;
     session.set_limit(None).map_err(stuck())?;
     Ok(Peer {

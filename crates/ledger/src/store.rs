@@ -14,7 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dunlin_handover::codec::Wire as _;
-use dunlin_handover::ledger::{Checks, Ledger, LedgerState, Reading, Receipt, Record, Refused, Request, Signer};
+use dunlin_handover::ledger::{
+    Checks, Ledger, LedgerState, Nomination, Reading, Receipt, Record, Refused, Request, Signer,
+};
 use dunlin_handover::{LedgerAnswer, LedgerCall, LedgerQuery, LedgerReply, Nonce, ServiceId};
 use redb::{Database, ReadableDatabase as _, ReadableTable, StorageBackend, TableDefinition};
 
@@ -196,6 +198,15 @@ impl RedbLedger {
         Ok(state(stored.as_deref().unwrap_or(&vacant()))?.read(nonce, &*self.shared.signer))
     }
 
+    /// Whether the policy in force lets a destination take its service, as far as that can be said before the transfer.
+    ///
+    /// # Errors
+    /// As [`Ledger::appraise`].
+    pub fn appraise(&self, nomination: &Nomination) -> Result<Result<(), Refused>, LedgerError> {
+        let stored = self.stored(nomination.service)?;
+        Ok(state(stored.as_deref().unwrap_or(&vacant()))?.appraise(nomination, &*self.shared.checks))
+    }
+
     /// Answers a call. A storage that failed is a ledger that cannot be reached: whoever asks then asks again.
     ///
     /// # Errors
@@ -204,6 +215,7 @@ impl RedbLedger {
         let answer = match &call.query {
             LedgerQuery::Apply(request) => self.apply(request)?.map(LedgerAnswer::Receipt),
             LedgerQuery::Read { service, nonce } => self.read(*service, *nonce)?.map(LedgerAnswer::Reading),
+            LedgerQuery::Appraise(nomination) => self.appraise(nomination)?.map(|()| LedgerAnswer::Fit),
         };
         Ok(LedgerReply { id: call.id, answer: answer.unwrap_or_else(LedgerAnswer::Refused) })
     }
@@ -237,6 +249,10 @@ impl Ledger for RedbLedger {
 
     fn read(&mut self, service: ServiceId, nonce: Nonce) -> Result<Result<Reading, Refused>, LedgerError> {
         Self::read(self, service, nonce)
+    }
+
+    fn appraise(&mut self, nomination: &Nomination) -> Result<Result<(), Refused>, LedgerError> {
+        Self::appraise(self, nomination)
     }
 }
 

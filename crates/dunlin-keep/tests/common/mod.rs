@@ -233,6 +233,11 @@ impl World {
                 Ok(reading) => LedgerAnswer::Reading(reading),
                 Err(refused) => LedgerAnswer::Refused(refused),
             },
+            LedgerQuery::Appraise(_) if self.withhold.load(Ordering::SeqCst) => LedgerAnswer::Unreachable,
+            LedgerQuery::Appraise(nomination) => match ledger.appraise(nomination).unwrap() {
+                Ok(()) => LedgerAnswer::Fit,
+                Err(refused) => LedgerAnswer::Refused(refused),
+            },
         };
         if self.tamper.load(Ordering::SeqCst)
             && let LedgerAnswer::Reading(reading) = &mut answer

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::{Checks, Ledger, LedgerState, Reading, Receipt, Refused, Request, Signer};
+use super::{Checks, Ledger, LedgerState, Nomination, Reading, Receipt, Refused, Request, Signer};
 use crate::ids::{Nonce, ServiceId};
 
 /// Ledger states in memory.
@@ -42,5 +42,10 @@ impl Ledger for MemoryLedger {
     fn read(&mut self, service: ServiceId, nonce: Nonce) -> Result<Result<Reading, Refused>, Infallible> {
         let state = self.services.get(&service);
         Ok(state.ok_or(Refused::NoSuchService).and_then(|state| state.read(nonce, &*self.signer)))
+    }
+
+    fn appraise(&mut self, nomination: &Nomination) -> Result<Result<(), Refused>, Infallible> {
+        let state = self.services.get(&nomination.service);
+        Ok(state.ok_or(Refused::NoSuchService).and_then(|state| state.appraise(nomination, &*self.checks)))
     }
 }

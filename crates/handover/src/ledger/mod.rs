@@ -34,6 +34,9 @@ pub use record::{Record, Status};
 pub use refused::{Authority, Refused};
 pub use state::LedgerState;
 
+use dunlin_base::Digest;
+
+use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::ids::{Key, MigrationId, Nonce, PlatformId, ServiceId};
 
 /// What a storage of ledger states offers to the rest of the program.
@@ -53,6 +56,12 @@ pub trait Ledger {
     /// # Errors
     /// As [`Ledger::apply`].
     fn read(&mut self, service: ServiceId, nonce: Nonce) -> Result<Result<Reading, Refused>, Self::Error>;
+
+    /// Whether the policy in force lets a destination take its service, as far as that can be said before the transfer.
+    ///
+    /// # Errors
+    /// As [`Ledger::apply`].
+    fn appraise(&mut self, nomination: &Nomination) -> Result<Result<(), Refused>, Self::Error>;
 }
 
 /// Longest signature in bytes (large enough for the post-quantum schemes of today).
@@ -88,13 +97,13 @@ pub struct Candidate<'a> {
     /// Which service.
     pub service: ServiceId,
     /// Digest of the policy in force.
-    pub policy_hash: dunlin_base::Digest,
+    pub policy_hash: Digest,
     /// The candidate's instance key.
     pub holder: Key,
-    /// The machine it runs on.
-    pub platform: PlatformId,
+    /// The machine it runs on, as soon as it has said so.
+    pub platform: Option<PlatformId>,
     /// Digest of its evidence.
-    pub evidence: dunlin_base::Digest,
+    pub evidence: Digest,
     /// How it is to become the holder.
     pub takes: Takes,
     /// The epoch that ends then.
@@ -105,6 +114,44 @@ pub struct Candidate<'a> {
     pub from: Option<Key>,
     /// What came beside the request; empty where nothing did, as before there is one.
     pub proof: &'a [u8],
+}
+
+/// Who is to take a service in a migration that is about to begin. Nobody signs it, since it changes nothing: it lets the
+/// ledger say no before anything has moved, and appraise while the program still runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nomination {
+    /// Which service.
+    pub service: ServiceId,
+    /// The epoch of the record.
+    pub epoch: u64,
+    /// Which migration.
+    pub migration: MigrationId,
+    /// The destination's instance key.
+    pub holder: Key,
+    /// Digest of its evidence.
+    pub evidence: Digest,
+    /// As in [`Request::proof`].
+    pub proof: Vec<u8>,
+}
+
+impl Wire for Nomination {
+    const WHAT: &'static str = "nomination";
+
+    fn write(&self, out: &mut Writer) {
+        let Self { service, epoch, migration, holder, evidence, proof } = self;
+        out.put(service);
+        out.put(epoch);
+        out.put(migration);
+        out.put(holder);
+        out.put(evidence);
+        out.blob(proof);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (service, epoch, migration) = (input.take()?, input.take()?, input.take()?);
+        let (holder, evidence) = (input.take()?, input.take()?);
+        Ok(Self { service, epoch, migration, holder, evidence, proof: input.blob("proof", MAX_PROOF)? })
+    }
 }
 
 /// How an instance becomes the holder of a service. This list is complete.

@@ -2,6 +2,7 @@
 
 use dunlin_base::Digest;
 
+use super::{Candidate, Takes};
 use crate::codec::{wire_struct, wire_tags};
 use crate::ids::{Key, PlatformId, ServiceId};
 
@@ -50,6 +51,22 @@ impl Record {
     /// Whether `key` owns the service in exactly this epoch.
     pub fn is_held_by(&self, key: Key, epoch: u64) -> bool {
         self.status == Status::Held && self.holder == Some(key) && self.epoch == epoch
+    }
+
+    /// Who would be the next holder, as long as nothing more is known of it.
+    pub(crate) fn candidate(&self, holder: Key, evidence: Digest, takes: Takes) -> Candidate<'static> {
+        Candidate {
+            service: self.service,
+            policy_hash: self.policy_hash,
+            holder,
+            platform: None,
+            evidence,
+            takes,
+            epoch: self.epoch,
+            version: self.version,
+            from: self.holder,
+            proof: &[],
+        }
     }
 }
 

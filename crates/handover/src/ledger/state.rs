@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use dunlin_base::Digest;
 
 use super::operation::{Operation, Recovery, Request, Staged};
-use super::{Authority, Candidate, Checks, Reading, Receipt, Record, Refused, Signer, Status, Takes};
+use super::{Authority, Candidate, Checks, Nomination, Reading, Receipt, Record, Refused, Signer, Status, Takes};
 use crate::codec::{DecodeError, Reader, Wire, Writer};
 use crate::ids::{Key, Nonce, PlatformId, ServiceId};
 
@@ -75,6 +75,21 @@ impl LedgerState {
         let last = entry.recent.back().ok_or(Refused::NoSuchService)?;
         Ok(Reading::new(entry.record, last.index, last.digest(), nonce, signer))
     }
+
+    /// Whether the policy in force lets a destination take the service, as far as that can be said before the transfer.
+    ///
+    /// # Errors
+    /// [`Refused`] says why not.
+    pub fn appraise(&self, nomination: &Nomination, checks: &dyn Checks) -> Result<(), Refused> {
+        let Nomination { service, epoch, migration, holder, evidence, proof } = nomination;
+        let record = self.record().filter(|record| record.service == *service).ok_or(Refused::NoSuchService)?;
+        is_status(record, Status::Held)?;
+        if *epoch != record.epoch {
+            return Err(Refused::Stale { epoch: record.epoch, version: record.version });
+        }
+        let candidate = record.candidate(*holder, *evidence, Takes::Transfer(*migration));
+        checks.appraise(&Candidate { proof, ..candidate }).map_err(Refused::Denied)
+    }
 }
 
 fn create(request: &Request, checks: &dyn Checks) -> Result<Entry, Refused> {
@@ -118,16 +133,9 @@ impl Entry {
             return Err(Refused::Stale { epoch: record.epoch, version: record.version });
         }
         let candidate = |holder: &Key, platform: &PlatformId, evidence: &Digest, takes| Candidate {
-            service: record.service,
-            policy_hash: record.policy_hash,
-            holder: *holder,
-            platform: *platform,
-            evidence: *evidence,
-            takes,
-            epoch: record.epoch,
-            version: record.version,
-            from: record.holder,
+            platform: Some(*platform),
             proof: &request.proof,
+            ..record.candidate(*holder, *evidence, takes)
         };
         let mut next = self.clone();
         match &request.action {
@@ -241,7 +249,7 @@ impl Entry {
         checks.appraise(candidate).map_err(Refused::Denied)?;
         self.record.epoch = up(self.record.epoch)?;
         self.record.holder = Some(candidate.holder);
-        self.record.holder_platform = Some(candidate.platform);
+        self.record.holder_platform = candidate.platform;
         self.record.status = Status::Held;
         Ok(())
     }

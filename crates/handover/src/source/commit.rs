@@ -69,7 +69,7 @@ impl Source {
                 // Unsigned, so it is only a reason to look and to try to take the next epoch.
                 let applied = match query {
                     LedgerQuery::Apply(request) => Some(request.action),
-                    LedgerQuery::Read { .. } => None,
+                    LedgerQuery::Read { .. } | LedgerQuery::Appraise(_) => None,
                 };
                 if let Some(Operation::Transfer { .. }) = applied {
                     let text = format!("the ledger refuses the transfer: {refused}");

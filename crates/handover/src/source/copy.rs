@@ -30,18 +30,9 @@ impl Source {
             return Err(ProtocolError::Unacceptable { message: "Welcome", why });
         }
         self.party.link.agree(version);
-        let candidate = Candidate {
-            service: self.record.service,
-            policy_hash: self.record.policy_hash,
-            holder: welcome.holder,
-            platform: welcome.platform,
-            evidence: Digest::of(&welcome.evidence.0),
-            takes: Takes::Transfer(self.migration),
-            epoch: self.record.epoch,
-            version: self.record.version,
-            from: self.record.holder,
-            proof: &[],
-        };
+        let evidence = Digest::of(&welcome.evidence.0);
+        let candidate = self.record.candidate(welcome.holder, evidence, Takes::Transfer(self.migration));
+        let candidate = Candidate { platform: Some(welcome.platform), ..candidate };
         // No byte of the service goes to a destination that the policy does not permit.
         if let Err(reason) = self.party.keys.checks.appraise(&candidate) {
             self.statistics.blocked_reasons.push(format!("policy: {reason}"));

@@ -42,7 +42,7 @@ impl Checks for TestChecks {
     }
 
     fn appraise(&self, candidate: &Candidate<'_>) -> Result<(), String> {
-        match self.denied == Some(candidate.platform) {
+        match self.denied.is_some() && self.denied == candidate.platform {
             true => Err("the platform is not in the policy".to_owned()),
             false => Ok(()),
         }

@@ -429,6 +429,7 @@ impl World {
                 let Ok(answer) = self.ledger.read(*service, *nonce);
                 answer.map_or_else(LedgerAnswer::Refused, LedgerAnswer::Reading)
             }
+            LedgerQuery::Appraise(nomination) => panic!("no state machine nominates: {nomination:?}"),
         };
         if self.rng.one_in(self.ledger_trouble * 2) {
             self.note(format!("the answer to node {from} is lost"));

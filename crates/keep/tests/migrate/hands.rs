@@ -202,6 +202,10 @@ fn answer(ledger: &mut MemoryLedger, call: &LedgerCall) -> LedgerAnswer {
             Ok(reading) => LedgerAnswer::Reading(reading),
             Err(refused) => LedgerAnswer::Refused(refused),
         },
+        LedgerQuery::Appraise(nomination) => match ledger.appraise(nomination).unwrap() {
+            Ok(()) => LedgerAnswer::Fit,
+            Err(refused) => LedgerAnswer::Refused(refused),
+        },
     }
 }
 
