@@ -12,7 +12,7 @@ fn the_crate_builds_for_wasm32_and_imports_nothing() {
     // A directory of its own, because the running cargo holds the lock of the usual one.
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("wasm");
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--offline", "--target", "wasm32-unknown-unknown", "--example", "pure_probe"])
+        .args(["build", "--quiet", "--locked", "--target", "wasm32-unknown-unknown", "--example", "pure_probe"])
         // The build is looked at and never run, so nothing is optimised.
         .args(["--config", "profile.dev.opt-level=0", "--config", "profile.dev.package.\"*\".opt-level=0"])
         .args(["--config", "profile.dev.debug=false", "--manifest-path", manifest, "--target-dir"])

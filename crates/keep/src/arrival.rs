@@ -55,7 +55,7 @@ impl Arrival {
                 peer: Some(peer.key),
                 // Pages come on demand where an access to memory can be made to fault.
                 features: Features { postcopy: Lazy::is_available() && spec.tier != Tier::Wasmi, zstd: true },
-                evidence: peer.own_evidence(),
+                evidence: peer.own_evidence.clone(),
                 versions: Versions::SUPPORTED,
                 keys: who.keys.clone(),
                 limits: Limits { give_back: Some(GIVE_BACK), ..Limits::default() },
@@ -98,7 +98,7 @@ impl Arrival {
     /// Takes the service: what the node is to hear of it, and what the keep does then.
     pub(crate) fn run(self, peer: Peer, post: Post) -> Result<(Arrived, Landed), Failure> {
         let Self { run, mut lodger } = self;
-        let ledger = peer.presenting(&lodger.spec, post)?;
+        let ledger = peer.presenting(post);
         let report = run.run(&mut lodger, peer.stream, Box::new(ledger)).map_err(|error| match error {
             crate::migrate::Error::Thread(source) => {
                 Failure::system("a thread of the migration cannot be started")(source)

@@ -76,7 +76,7 @@ impl Departure {
                 snapshot_version: dunlin_snapshot::FORMAT_VERSION as u16,
                 memories,
                 needs: service.needs.iter().map(|need| Text::new(need)).collect(),
-                evidence: peer.own_evidence(),
+                evidence: peer.own_evidence.clone(),
                 options: order.options.clone(),
                 dry_run: order.dry_run,
                 versions: Versions::SUPPORTED,
@@ -115,7 +115,7 @@ impl Departure {
             told: false,
             successor,
         };
-        let ledger = peer.presenting(&service.spec, post)?;
+        let ledger = peer.presenting(post);
         let report = run.run(&mut leaving, peer.stream, Box::new(ledger));
         drop(reports);
         let SourceReport { outcome, statistics, .. } = match report {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_attest::{Bytes, DestinationRule};
-use dunlin_attested::{BoundEvidence, Config, Done, Handshake, SessionFacts, Terms, decline, run};
+use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, decline, run};
 use dunlin_base::Digest;
 use dunlin_handover::ledger::{Candidate, Checks, Nomination, Reading};
 use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
@@ -38,52 +38,41 @@ pub(crate) struct Peer {
     /// The instance key that the other end proved: that of its certificate, of its evidence, and its name in the
     /// ledger.
     pub(crate) key: Key,
-    /// What the other end showed for that.
-    pub(crate) shown: BoundEvidence,
+    /// Digest of the evidence that it showed for that.
+    pub(crate) evidence: Digest,
+    /// What the ledger is shown where it is to make the other end the holder.
+    proof: Vec<u8>,
     /// The own evidence, as the other end has it.
-    pub(crate) own: BoundEvidence,
+    pub(crate) own_evidence: Evidence,
     /// What seals the state that this migration puts on storage, at both ends.
     pub(crate) staging: Arc<ObjectSeal>,
-    /// Whether the policy compares a destination with its source, which this one is.
-    compared: bool,
     /// What a person must know although all is accepted.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Peer {
-    /// The own evidence, for the messages of the hand-over.
-    pub(crate) fn own_evidence(&self) -> Evidence {
-        Evidence(self.own.evidence.clone())
-    }
-
-    /// The way to the ledger for what these two do with each other: beside each request that makes one of them the holder
-    /// goes what it proved in this session.
-    pub(crate) fn presenting(&self, spec: &Spec, post: Post) -> Result<Presenting, Failure> {
-        let (shown, own) = (&self.shown, &self.own);
-        let source = self.compared.then(|| own.clone());
-        let proofs = [
-            (shown.digest(), ledger_proof(spec, shown.clone(), source)?),
-            (own.digest(), ledger_proof(spec, own.clone(), None)?),
-        ];
-        Ok(Presenting { post, proofs })
+    /// The way to the ledger for what these two do with each other: beside a request that makes the other end the holder goes
+    /// what it proved in this session.
+    pub(crate) fn presenting(&self, post: Post) -> Presenting {
+        Presenting { post, evidence: self.evidence, proof: self.proof.clone() }
     }
 }
 
-/// A way to the ledger that adds proofs to requests.
+/// A way to the ledger that adds a proof to the requests that name its evidence.
 #[derive(Debug)]
 pub(crate) struct Presenting {
     post: Post,
-    /// By the digest under which requests name the evidence in them.
-    proofs: [(Digest, Vec<u8>); 2],
+    evidence: Digest,
+    proof: Vec<u8>,
 }
 
 impl LedgerWay for Presenting {
     fn ask(&mut self, call: &LedgerCall) -> LedgerAnswer {
         let mut query = call.query.clone();
-        if let LedgerQuery::Apply(request) = &mut query {
-            let named = request.action.evidence();
-            let proof = self.proofs.iter().find(|(evidence, _)| Some(*evidence) == named);
-            request.proof = proof.map(|(_, proof)| proof.clone()).unwrap_or_default();
+        if let LedgerQuery::Apply(request) = &mut query
+            && request.action.evidence() == Some(self.evidence)
+        {
+            request.proof.clone_from(&self.proof);
         }
         self.post.ask(query)
     }
@@ -160,30 +149,24 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
         session.closer.close();
         Failure::Untrusted(text(&error))
     })?;
+    let (holder, evidence) = (peer.holder, peer.shown.digest());
+    let warnings = peer.warnings().to_vec();
+    let own_evidence = Evidence(own.evidence.clone());
+    let proof = ledger_proof(spec, peer.shown, compared.then_some(own))?;
     if let Some(Held { epoch, .. }) = held {
-        let evidence = peer.shown.digest();
-        let proof = ledger_proof(spec, peer.shown.clone(), compared.then(|| own.clone()))?;
-        let (service, migration, holder) = (spec.service, *migration, peer.holder);
-        let nomination = Nomination { service, epoch: *epoch, migration, holder, evidence, proof };
+        let (service, epoch, migration, proof) = (spec.service, *epoch, *migration, proof.clone());
+        let nomination = Nomination { service, epoch, migration, holder, evidence, proof };
         // A ledger that is away says so later.
         if let LedgerAnswer::Refused(refused) = post.ask(LedgerQuery::Appraise(Box::new(nomination))) {
             session.closer.close();
-            return Err(Failure::Untrusted(format!(
-                "the ledger does not let the other keep take the service: {refused}"
-            )));
+            let why = format!("the ledger does not let the other keep take the service: {refused}");
+            return Err(Failure::Untrusted(why));
         }
     }
     let staging = staging(&mut session, held.as_ref(), spec, epoch).map_err(stuck())?;
     session.set_limit(None).map_err(stuck())?;
-    Ok(Peer {
-        staging: Arc::new(staging.objects()),
-        key: peer.holder,
-        warnings: peer.warnings().to_vec(),
-        shown: peer.shown,
-        own,
-        compared,
-        stream: streamed(session),
-    })
+    let staging = Arc::new(staging.objects());
+    Ok(Peer { stream: streamed(session), key: holder, evidence, proof, own_evidence, staging, warnings })
 }
 
 /// Gives the destination the key under which it puts the state on storage. It opens nothing else, and after a crash the
@@ -232,7 +215,7 @@ pub(crate) struct Proven {
 
 impl Proven {
     pub(crate) fn new(checks: Arc<dyn Checks>, peer: &Peer) -> Self {
-        Self { checks, key: peer.key, evidence: peer.shown.digest() }
+        Self { checks, key: peer.key, evidence: peer.evidence }
     }
 }
 

@@ -255,7 +255,9 @@ impl Slot {
             let fate = fates.borrow_and_update().clone();
             let shut = match &fate {
                 Fate::Left(onward) => onward.shut,
-                _ => true,
+                Fate::Here | Fate::Closed => true,
+                // What its keep did not end is cut off.
+                Fate::Gone => false,
             };
             if shut && !end_is_sent {
                 end_is_sent = true;
