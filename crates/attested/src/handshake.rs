@@ -277,7 +277,7 @@ impl Handshake {
         let (Some((evidence, endorsements)), Some(challenges)) = (&self.proof, self.challenges()) else { return };
         let (key, kem_key) = (self.config.signer.verifying_key(), &self.config.kem_key);
         let sent = BoundEvidence {
-            binding: context(&self.config, challenges, self.config.side, key.clone(), kem_key),
+            binding: context(&self.config, challenges, self.config.side, key, kem_key),
             evidence: evidence.to_cbor(),
             endorsements: endorsements.to_cbor(),
         };

@@ -108,8 +108,9 @@ fn once(path: &Path, sealing: &Arc<dyn Sealing>, bytes: usize, values: usize) ->
     let mut value: Vec<u8> = (0..bytes).map(|index| ((index * 31) >> 3) as u8).collect();
     let begin = Instant::now();
     for number in 0..values {
-        for block in value.chunks_mut(1 << 12) {
+        for (index, block) in value.chunks_mut(1 << 12).enumerate() {
             block[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            block[8..16].copy_from_slice(&(index as u64).to_le_bytes());
         }
         let flags = OpenFlags { write: true, create: true, ..OpenFlags::default() };
         let handle = volume.open_file(Ino::ROOT, &number.to_string(), flags).map_err(broken)?;
