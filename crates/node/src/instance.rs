@@ -24,7 +24,7 @@ pub(crate) struct Instance {
     runtime: Handle,
     /// The migration with which it came.
     arrived_by: Option<String>,
-    connections: Mutex<HashMap<ConnectionId, Connection>>,
+    connections: Arc<Mutex<HashMap<ConnectionId, Connection>>>,
     job: Mutex<Option<Arc<Job>>>,
     pub(crate) ended: Mutex<Option<EndedHow>>,
 }
@@ -51,7 +51,7 @@ impl Instance {
             keep: keep.clone(),
             runtime: Handle::current(),
             arrived_by,
-            connections: Mutex::new(HashMap::new()),
+            connections: Arc::default(),
             job: Mutex::new(None),
             ended: Mutex::new(None),
         });
@@ -158,14 +158,19 @@ impl Listener for Instance {
     }
 
     fn gone(&self) {
-        for (_, connection) in lock(&self.connections).drain() {
-            if let Connection::Carried(slot) = connection {
-                relay::lose(&slot);
-            }
-        }
         let Some(node) = self.node.upgrade() else { return };
-        let (service, keep) = (self.service.clone(), self.keep.clone());
+        let (service, keep, connections) = (self.service.clone(), self.keep.clone(), self.connections.clone());
         let how = lock(&self.ended).take();
-        self.runtime.spawn(async move { verbs::keep_is_gone(&node, &service, &keep, how).await });
+        self.runtime.spawn(async move {
+            // The last that it said may be that its connections go on elsewhere. Whoever hears that has the leave, and on a busy
+            // machine has not come to it yet.
+            let leave = service.begin_after("what follows the end of its keep").await;
+            for (_, connection) in lock(&connections).drain() {
+                if let Connection::Carried(slot) = connection {
+                    relay::lose(&slot);
+                }
+            }
+            verbs::keep_is_gone(&node, &service, &keep, how, leave).await;
+        });
     }
 }

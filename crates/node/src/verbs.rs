@@ -238,8 +238,13 @@ pub(crate) async fn suspend_for_shutdown(_node: Arc<Node>, service: Arc<Service>
 }
 
 /// The process of a keep is gone.
-pub(crate) async fn keep_is_gone(node: &Arc<Node>, service: &Arc<Service>, keep: &Arc<Keep>, how: Option<EndedHow>) {
-    let leave = service.begin_after("what follows the end of its keep").await;
+pub(crate) async fn keep_is_gone(
+    node: &Arc<Node>,
+    service: &Arc<Service>,
+    keep: &Arc<Keep>,
+    how: Option<EndedHow>,
+    leave: OwnedMutexGuard<()>,
+) {
     let ours = service.live(|live| {
         let ours = live.instance.as_ref().is_some_and(|instance| Arc::ptr_eq(&instance.keep, keep));
         if ours {
