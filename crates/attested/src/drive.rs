@@ -3,13 +3,14 @@
 use std::io::{self, Read, Write};
 
 use dunlin_attest::Attester;
+use dunlin_base::with_causes;
 use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::Reading;
 use dunlin_handover::{Nonce, ServiceId};
 
 use crate::handshake::{Action, Done, Handshake};
 use crate::message::{MAX_MESSAGE, Message, Verdict};
-use crate::refusal::{Check, Reason, Refused, with_causes};
+use crate::refusal::{Check, Reason, Refused};
 
 /// Why there is no trust.
 #[derive(Debug, thiserror::Error)]

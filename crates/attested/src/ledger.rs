@@ -24,7 +24,7 @@ use dunlin_attest::{
     AppraisalContext, BindingContext, Bytes, Claims, DestinationRule, Endorsements, Evidence, Policy, Role, SimRoots,
     VerifyingKey,
 };
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_handover::codec::{DecodeError, Reader, Wire, Writer};
 use dunlin_handover::ledger::{Candidate, Takes};
 use dunlin_handover::{Key, MigrationId, PlatformId, ServiceId};
@@ -33,7 +33,6 @@ use crate::appraise::{verify, weigh};
 use crate::config::Trust;
 use crate::message::{MAX_ENDORSEMENTS, MAX_EVIDENCE};
 use crate::open_policy::policy_in_force;
-use crate::refusal::with_causes;
 
 /// Longest name of a service, in bytes.
 const MAX_NAME: usize = 256;
@@ -41,6 +40,8 @@ const MAX_NAME: usize = 256;
 const MAX_BINDING: usize = 8 << 10;
 /// Longest signed policy, in bytes.
 const MAX_POLICY: usize = 64 << 10;
+/// Longest key of a policy's signer, in bytes.
+const MAX_SIGNER: usize = 256;
 /// Policies that a ledger has at hand.
 const POLICIES: usize = 64;
 /// Destinations that a ledger remembers to have found fit.
@@ -130,7 +131,7 @@ impl Wire for LedgerProof {
         }
         let name = input.text("name of a service", MAX_NAME)?;
         let policy = match input.take::<bool>()? {
-            true => Some((input.blob("policy", MAX_POLICY)?, input.blob("signer of a policy", MAX_NAME)?)),
+            true => Some((input.blob("policy", MAX_POLICY)?, input.blob("signer of a policy", MAX_SIGNER)?)),
             false => None,
         };
         Ok(Self { name, policy, candidate: input.take()?, source: input.take()? })
@@ -165,19 +166,12 @@ impl Asker {
         kem_key: Bytes,
         policy: &Policy,
         module: Digest,
-        provider: String,
+        provider: &str,
     ) -> BindingContext {
-        let document = policy.document();
-        BindingContext {
-            role: Role::ServiceToLedger,
-            service: document.service.clone(),
-            epoch: self.epoch,
-            policy: policy.hash(),
-            module,
-            provider,
-            ledger: document.ledger.id.clone(),
-            ..BindingContext::outside_of_a_session(self.position().0, instance_key, kem_key)
-        }
+        let nonce = self.position().0;
+        let binding = BindingContext::outside_of_a_session(nonce, instance_key, kem_key);
+        let binding = policy.bind(binding, module, provider);
+        BindingContext { role: Role::ServiceToLedger, epoch: self.epoch, ..binding }
     }
 
     fn position(&self) -> Digest {

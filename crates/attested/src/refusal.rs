@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use dunlin_base::with_causes;
 use dunlin_handover::codec::{DecodeError, Reader, Wire, Writer};
 use dunlin_handover::{wire_struct, wire_tags};
 
@@ -116,17 +117,6 @@ impl Reason {
     pub(crate) fn of(check: Check, error: &dyn Error) -> Self {
         Self::new(check, with_causes(error))
     }
-}
-
-/// An error and its causes, for people.
-pub(crate) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 impl fmt::Display for Reason {

@@ -61,8 +61,7 @@ fn judge(world: &World) -> Judge {
 /// Evidence of an instance that asks for the service itself.
 fn asks(world: &World, asker: &Asker, keep: &Keep) -> BoundEvidence {
     let kem = Bytes::from([7; 32]);
-    let provider = keep.provider.to_owned();
-    let binding = asker.binding(keep.instance.verifying_key(), kem, &world.policy, module(), provider);
+    let binding = asker.binding(keep.instance.verifying_key(), kem, &world.policy, module(), keep.provider);
     shows(keep, binding)
 }
 
@@ -297,8 +296,8 @@ fn m20_a_source_that_was_broken_into_gives_the_service_to_no_machine_that_the_le
     // The source is in an attacker's hands: it names evidence that it never saw, and evidence of a forbidden machine.
     let nothing = transfer(3, &world, &world.c, Digest::of(b"evidence"), Vec::new());
     let bound = |role, own: &Keep, peer: &Keep| {
-        let (key, provider) = (own.instance.verifying_key(), own.provider.to_owned());
-        let binding = asker(&world, own).binding(key, Bytes::from([7; 32]), &world.policy, module(), provider);
+        let key = own.instance.verifying_key();
+        let binding = asker(&world, own).binding(key, Bytes::from([7; 32]), &world.policy, module(), own.provider);
         let (peer_spki, exporter) = (peer.instance.spki(), [0x42; 32]);
         shows(own, BindingContext { role, peer_spki, exporter, migration: [8; 16], ..binding })
     };

@@ -13,7 +13,7 @@ use dunlin_attest::{
     AppraisalContext, BindingContext, Bytes, Challenges, Endorsements, Evidence, PlatformId, Policy, Role, SigningKey,
     SimRoots, TrustRoots, Verifier,
 };
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::{Checks, Reading};
 use dunlin_handover::{Entropy, Key, Nonce, ServiceId};
@@ -311,15 +311,4 @@ fn release(
             if rule.permits(&ask.module) { Ok(secret.clone()) } else { Err(Denied::NoSuchSecret) }
         }
     }
-}
-
-fn with_causes(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -4,6 +4,7 @@
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::process::ExitCode;
 
+use dunlin_base::with_causes;
 use dunlin_keep::Confinement;
 use dunlin_keep_link::Channel;
 
@@ -44,12 +45,6 @@ fn link(number: RawFd) -> OwnedFd {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    eprintln!("dunlin-keep: {text}");
+    eprintln!("dunlin-keep: {}", with_causes(error));
     ExitCode::from(70)
 }

@@ -6,7 +6,7 @@ mod common;
 use std::os::fd::AsFd as _;
 
 use common::canary::{self, contains};
-use common::{Machine, Wire, World, migrate, options};
+use common::{Machine, Nominations, Wire, World, migrate, options};
 use dunlin_attest::{
     BindingContext, Class, Endorsements, Evidence, Policy, Role as EvidenceRole, SigningKey, Verifier,
 };
@@ -315,7 +315,18 @@ fn a_keep_that_shows_the_ledger_nothing_takes_nothing() {
     first.start_service(&spec, Origin::First, more());
     first.running();
     let before = world.record();
-    // Nor is the service given away: the source goes on, and moves once the ledger sees what it is shown.
+    // Nor is the service given away. Refused before it begins, a move says so; the source goes on in the same epoch.
+    let nominations = |what| *world.nominations.lock().unwrap() = what;
+    nominations(Nominations::Strips);
+    let wire = Wire::new();
+    let (migration, second) = (MigrationId([0xa7; 16]), b.keep());
+    second.migrate_in(&spec, migration, wire.destination, more());
+    first.migrate_out(migration, options(Mode::Precopy), false, &wire.source);
+    let failed = first.failed();
+    assert!(failed.text.contains("does not let the other keep take the service"), "{failed:?}");
+    assert_eq!(world.record(), before);
+    // Refused at the transfer, it goes on in the next one, and moves once the ledger sees what it is shown.
+    nominations(Nominations::Drops);
     withhold(true);
     let (left, arrived) = migrate(&first, &b.keep(), &spec, options(Mode::Precopy), more());
     assert!(matches!(left.how, LeftHow::Stayed { .. }) && !common::is_live(&arrived), "{left:?} {arrived:?}");

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use dunlin_base::with_causes;
+
 /// What an exit code means. The numbers are those of `sysexits.h`; a program that runs gives its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -51,13 +53,7 @@ impl Failure {
 
     /// The message with all its causes, in one line.
     pub(crate) fn whole(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
 
     /// For `map_err`: adds what was attempted to the error that ended it.

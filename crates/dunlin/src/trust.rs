@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use dunlin_attest::{Attester as _, BindingContext, Bytes, Policy, SigningKey, TpmEvent, TpmEventKind};
 use dunlin_attest_sim::SimAttester;
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_broker::{
     Broker, Brokers, Denied, FetchError, KemKey, Party, ReleaseLog, Released, Roots, Surroundings, Vault, Want,
     signing_key,
@@ -330,13 +330,7 @@ fn broken<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> Failur
 }
 
 fn failed(error: impl std::error::Error) -> TrustError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    TrustError::Failed(text)
+    TrustError::Failed(with_causes(&error))
 }
 
 /// Reads a root for a sealed volume from a key file, which is made the first time.

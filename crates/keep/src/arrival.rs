@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_engine::{Instance, Lazy, Prepared};
 use dunlin_handover::destination::{Config, Outcome};
 use dunlin_handover::ledger::Record;
@@ -17,7 +17,6 @@ use crate::boot::{VolumeKeys, decode};
 use crate::carrier::LinkCarrier;
 use crate::error::Failure;
 use crate::keys::Keys;
-use crate::migrate::outgoing::text;
 use crate::migrate::{Destination, DestinationHandle, DestinationRun, IsFresh, Lodging, Shelf, Track};
 use crate::mobility::LinkMobility;
 use crate::offer::{Around, Given, Loaded, limits};
@@ -220,10 +219,10 @@ impl Lodging for Lodger {
             (None, None) => return Err("the module did not come".to_owned()),
         };
         loaded.check_movable().map_err(|failure| failure.text())?;
-        let world = World::new(WorldConfig::new()).map_err(|error| text(&error))?;
+        let world = World::new(WorldConfig::new()).map_err(|error| with_causes(&error))?;
         let prepared = Prepared::new(&loaded.code, Box::new(world), limits(&self.spec));
-        let prepared = prepared.map_err(|error| text(&error))?;
-        self.track = Some(Track::new(loaded.code.engine()).map_err(|error| text(&error))?);
+        let prepared = prepared.map_err(|error| with_causes(&error))?;
+        self.track = Some(Track::new(loaded.code.engine()).map_err(|error| with_causes(&error))?);
         self.loaded = Some(loaded);
         Ok(prepared)
     }
@@ -231,20 +230,20 @@ impl Lodging for Lodger {
     fn volume_held(&mut self) -> Result<Vec<Digest>, String> {
         let Some(volume) = self.given.volume() else { return Ok(Vec::new()) };
         let store = volume.store().map_err(|failure| failure.text())?;
-        store.list().map_err(|error| text(&error))
+        store.list().map_err(|error| with_causes(&error))
     }
 
     fn store_volume(&mut self, chunks: &[Vec<u8>]) -> Result<(), String> {
         let volume = self.given.volume().ok_or("the service has no private volume here")?;
         let store = volume.store().map_err(|failure| failure.text())?;
         // A chunk is known by its bytes, whoever sent it.
-        chunks.iter().try_for_each(|chunk| store.put(&Digest::of(chunk), chunk)).map_err(|error| text(&error))
+        chunks.iter().try_for_each(|chunk| store.put(&Digest::of(chunk), chunk)).map_err(|error| with_causes(&error))
     }
 
     fn sync_volume(&mut self) -> Result<(), String> {
         let Some(volume) = self.given.volume() else { return Ok(()) };
         let store = volume.store().map_err(|failure| failure.text())?;
-        store.sync().map_err(|error| text(&error))
+        store.sync().map_err(|error| with_causes(&error))
     }
 
     fn sizes(&mut self, rest: &[u8]) -> Result<Vec<u64>, String> {
@@ -259,8 +258,8 @@ impl Lodging for Lodger {
         if let Some(volume) = self.given.volume() {
             volume_keys.give(&volume.seal)?;
         }
-        let world = World::thaw(&state.host, self.config.clone()).map_err(|error| text(&error))?;
-        self.restored = Some(prepared.finish(&state, Box::new(world)).map_err(|error| text(&error))?);
+        let world = World::thaw(&state.host, self.config.clone()).map_err(|error| with_causes(&error))?;
+        self.restored = Some(prepared.finish(&state, Box::new(world)).map_err(|error| with_causes(&error))?);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_handover::boot::{Blob, Boot, decide};
 use dunlin_handover::ledger::{Reading, Record, Status};
 use dunlin_instrument::Map;
@@ -27,8 +27,6 @@ use dunlin_snapshot::{Envelope, Extra, Memory, Page, Snapshot, State};
 use zeroize::Zeroizing;
 
 use crate::error::Failure;
-use crate::keys::Keys;
-use crate::migrate::outgoing::text;
 use crate::migrate::{Shelf, Staged, load};
 use crate::offer::Loaded;
 use crate::office::Office;
@@ -142,18 +140,12 @@ impl Plan {
     }
 
     /// The state from which the holder in `epoch` goes on, or `None` if it starts from the beginning.
-    pub(crate) fn state(
-        self,
-        office: &Office,
-        loaded: &Loaded,
-        keys: &Keys,
-        epoch: u64,
-    ) -> Result<Option<Stored>, Failure> {
+    pub(crate) fn state(self, office: &Office, loaded: &Loaded, epoch: u64) -> Result<Option<Stored>, Failure> {
         let Some((reading, mut found)) = self.stored else { return Ok(None) };
         let map = loaded.code.map().ok_or_else(|| Failure::NotMovable("it has no map".to_owned()))?;
         loop {
             let Found { path, blob: _, migration } = found.swap_remove(choose(office, &reading, self.take, &found)?);
-            let seals = keys.committed(epoch, migration)?;
+            let seals = office.keys().committed(epoch, migration)?;
             // What a name claims may be wrong, by accident or not: then it is as if it were not there.
             if let Some(staged) = open_under(&path, &seals)
                 && let Ok((state, volume_keys)) = open(&staged, map, loaded, &reading.record.state_hash)
@@ -203,8 +195,8 @@ fn open(staged: &Staged, map: &Map, loaded: &Loaded, expected: &Digest) -> Resul
 
 /// A state without the contents of memories, and the keys of its volume.
 pub(crate) fn decode(rest: &[u8], map: &Map) -> Result<(State, VolumeKeys), String> {
-    let envelope = Envelope::open(rest, &dunlin_snapshot::Limits::default()).map_err(|error| text(&error))?;
-    let Snapshot { state, extra, .. } = envelope.decode(map).map_err(|error| text(&error))?;
+    let envelope = Envelope::open(rest, &dunlin_snapshot::Limits::default()).map_err(|error| with_causes(&error))?;
+    let Snapshot { state, extra, .. } = envelope.decode(map).map_err(|error| with_causes(&error))?;
     let mut keys = extra.into_iter().filter(|extra| (extra.kind, extra.version) == VOLUME_KEYS);
     Ok((state, VolumeKeys(Zeroizing::new(keys.next().map_or(Vec::new(), |extra| extra.bytes)))))
 }

@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_engine::{Instance, Tracker};
 use dunlin_handover::ledger::{Record, Status};
 use dunlin_host::Carry;
 
 use crate::error::Failure;
-use crate::migrate::outgoing::{Outgoing, text};
+use crate::migrate::outgoing::Outgoing;
 use crate::migrate::stage::{Order, Stager};
 use crate::migrate::{Resident, Shelf};
 use crate::office::{Applied, Office};
@@ -149,7 +149,7 @@ fn rest(instance: &mut Instance, resident: &mut dyn Resident, whole: bool) -> Re
     carry(instance, Carry::Nothing);
     let rest = resident.rest(instance);
     carry(instance, Carry::All);
-    volume.keep_latest().map_err(|error| text(&error))?;
+    volume.keep_latest().map_err(|error| with_causes(&error))?;
     rest
 }
 
@@ -157,7 +157,7 @@ impl Copying {
     fn new(tracker: Tracker, shelf: Shelf) -> Result<Self, Failure> {
         let mut outgoing = Outgoing::new(tracker, false);
         outgoing.begin_keeping();
-        let stager = Stager::create(shelf).map_err(|error| Failure::Busy(text(&error)))?;
+        let stager = Stager::create(shelf).map_err(|error| Failure::Busy(with_causes(&error)))?;
         Ok(Self { outgoing, stager })
     }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use dunlin_base::{Digest, PAGE_SIZE};
+use dunlin_base::{Digest, PAGE_SIZE, with_causes};
 use dunlin_handover::message::{MemoryShape, Text, Versions};
 use dunlin_handover::source::{Config, Outcome};
 use dunlin_handover::{Keys, Limits, MigrationId};
@@ -16,7 +16,6 @@ use dunlin_keep_link::{
 };
 
 use crate::error::Failure;
-use crate::migrate::outgoing::text;
 use crate::migrate::{Program, Progress, Shelf, Source, SourceHandle, SourceReport, SourceRun, Stopped, Supply};
 use crate::outbox::{Outbox, Post};
 use crate::peer::{self, Peer, Proven};
@@ -159,7 +158,7 @@ impl Supply for VolumeAhead {
     }
 
     fn scan(&mut self) -> Result<u64, String> {
-        Self::scan(self).map_err(|error| text(&error))
+        Self::scan(self).map_err(|error| with_causes(&error))
     }
 
     fn unsent(&self) -> u64 {
@@ -167,7 +166,7 @@ impl Supply for VolumeAhead {
     }
 
     fn batch(&mut self, bytes: usize) -> Result<Vec<Vec<u8>>, String> {
-        Self::batch(self, bytes).map_err(|error| text(&error))
+        Self::batch(self, bytes).map_err(|error| with_causes(&error))
     }
 }
 
@@ -222,7 +221,7 @@ impl Program for Leaving<'_> {
         };
         let host = self.service.runner.look(|instance, _| {
             let world = world_of(instance).ok_or("the program's world is gone")?;
-            world.freeze_for_successor().map_err(|error| text(&error))
+            world.freeze_for_successor().map_err(|error| with_causes(&error))
         });
         successor.rest(host??, self.service.volume_keys())
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_handover::PlatformId;
 use dunlin_keep_link::FailCode;
 
@@ -109,6 +109,6 @@ impl Failure {
 
     /// With all causes, for people.
     pub(crate) fn text(&self) -> String {
-        crate::migrate::outgoing::text(self)
+        with_causes(self)
     }
 }

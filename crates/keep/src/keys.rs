@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_attest::{BindingContext, Endorsements, Evidence, Policy};
 use dunlin_attested::{Asker, BoundEvidence};
+use dunlin_base::with_causes;
 use dunlin_broker::{Brokers, Denied, FetchError, Party, Released, Want, fetch};
 use dunlin_handover::{MigrationId, Nonce};
 use dunlin_keep_link::Spec;
@@ -17,7 +18,6 @@ use dunlin_seal::{EpochKey, ObjectSeal, StagingKey, VolumeSeal};
 use zeroize::Zeroizing;
 
 use crate::error::Failure;
-use crate::migrate::outgoing::text;
 use crate::offer::Volume;
 use crate::outbox::Post;
 use crate::who::{Who, entropy};
@@ -155,11 +155,11 @@ impl Keys {
                 Err(
                     error @ (FetchError::WrongBroker
                     | FetchError::Denied(Denied::Policy(_) | Denied::Evidence(_) | Denied::NoSuchService)),
-                ) => return Err(Failure::Untrusted(text(&error))),
+                ) => return Err(Failure::Untrusted(with_causes(&error))),
                 Err(FetchError::Denied(Denied::NotHolder)) if Instant::now() > until => {
                     return Err(Failure::NotHolder("the broker found another holder in the ledger".to_owned()));
                 }
-                Err(error) => text(&error),
+                Err(error) => with_causes(&error),
             };
             if Instant::now() > until {
                 return Err(Failure::Keys(why));

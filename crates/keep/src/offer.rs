@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_engine::{Code, Engine, Settings, Tier};
 use dunlin_handover::ServiceId;
 use dunlin_host::{Config, Input, Mount, Output, PrivateVolume};
@@ -220,9 +220,9 @@ impl Loaded {
                 (plain(), Some(reasons.join("; ")))
             }
             Err(error @ InstrumentError::Limit { .. }) => (plain(), Some(error.to_string())),
-            Err(error) => return Err(Failure::Module(crate::migrate::outgoing::text(&error))),
+            Err(error) => return Err(Failure::Module(with_causes(&error))),
         };
-        let (code, unstored) = code.map_err(|error| Failure::Module(crate::migrate::outgoing::text(&error)))?;
+        let (code, unstored) = code.map_err(|error| Failure::Module(with_causes(&error)))?;
         if let Some(map) = code.map() {
             // It is asked for again while the program stands, and known then.
             let _known = map.digest();
@@ -244,7 +244,7 @@ fn engine(spec: &Spec) -> Result<Engine, Failure> {
     };
     let wasm_stack = usize::try_from(spec.limits.stack_bytes).unwrap_or(usize::MAX);
     Engine::new(tier, Settings { wasm_stack, ..Settings::default() })
-        .map_err(|error| Failure::Module(crate::migrate::outgoing::text(&error)))
+        .map_err(|error| Failure::Module(with_causes(&error)))
 }
 
 /// The engine's limits.

@@ -43,6 +43,11 @@ impl Office {
         Ok(Self { keys, entropy: entropy()? })
     }
 
+    /// The keys of the service that it is about.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     pub(crate) fn who(&self) -> &Who {
         &self.keys.who
     }
@@ -108,9 +113,7 @@ impl Office {
         let request = request.with_proof(ledger_proof(&self.keys.spec, shown, None)?);
         let epoch = request.epoch.saturating_add(1);
         match self.apply(request) {
-            Applied::Yes(receipt) if receipt.record.is_held_by(self.who().keys.holder.key(), epoch) => {
-                Ok(receipt.record)
-            }
+            Applied::Yes(receipt) if receipt.record.is_held_by(instance, epoch) => Ok(receipt.record),
             Applied::Yes(_) => Err(Failure::NotHolder("its receipt names another holder".to_owned())),
             Applied::No(refused) => Err(Failure::NotHolder(refused.to_string())),
             Applied::Unknown => Err(Failure::Ledger("no answer came")),

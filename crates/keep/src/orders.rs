@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dunlin_base::with_causes;
 use dunlin_engine::Outcome;
 use dunlin_handover::{Key, MigrationId, Nonce};
 use dunlin_identity::InstanceKey;
@@ -467,7 +468,7 @@ impl Clerk {
     /// From here on, files can only be opened in the directories that came with the order.
     fn confine(&mut self, given: &Given) -> Result<(), Failure> {
         let notes = self.confinement.within(given.states.descriptor(), given.directories());
-        let failed = |error: crate::confine::ConfineError| Failure::Invalid(crate::migrate::outgoing::text(&error));
+        let failed = |error: crate::confine::ConfineError| Failure::Invalid(with_causes(&error));
         for note in notes.map_err(failed)? {
             self.desk.outbox.note(note);
         }

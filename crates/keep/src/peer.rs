@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dunlin_attest::{Bytes, DestinationRule};
 use dunlin_attested::{Config, Done, Handshake, SessionFacts, Terms, decline, run};
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_handover::ledger::{Candidate, Checks, Nomination, Reading};
 use dunlin_handover::message::{ChannelGuard, Evidence, Guard};
 use dunlin_handover::{Key, LedgerAnswer, LedgerCall, LedgerQuery, MigrationId};
@@ -19,7 +19,6 @@ use dunlin_transport::{Session, accept, connect};
 use zeroize::Zeroizing;
 
 use crate::error::Failure;
-use crate::migrate::outgoing::text;
 use crate::migrate::{LedgerWay, Stream};
 use crate::outbox::Post;
 use crate::trust::{ledger_proof, now, trust};
@@ -147,7 +146,7 @@ pub(crate) fn open(stream: OwnedFd, business: &Business<'_>, who: &Who) -> Resul
     let done = run(handshake, &mut session.reader, &mut session.writer, &*attester, &mut ask, &now);
     let Done { peer, own, epoch } = done.map_err(|error| {
         session.closer.close();
-        Failure::Untrusted(text(&error))
+        Failure::Untrusted(with_causes(&error))
     })?;
     let (holder, evidence) = (peer.holder, peer.shown.digest());
     let warnings = peer.warnings().to_vec();
@@ -244,7 +243,7 @@ fn session(stream: OwnedFd, side: Side, who: &Who) -> Result<Session, Failure> {
         Side::Source => connect(stream, identity, roots, None),
         Side::Destination => accept(stream, identity, roots, None),
     };
-    session.map_err(|error| Failure::Untrusted(text(&error)))
+    session.map_err(|error| Failure::Untrusted(with_causes(&error)))
 }
 
 fn streamed(session: Session) -> Stream {

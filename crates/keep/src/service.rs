@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use dunlin_base::with_causes;
 use dunlin_engine::{Instance, MemorySizes, Tracker};
 use dunlin_handover::ledger::Record;
 use dunlin_host::{CarriedConnection, VolumeHandle, World};
@@ -15,7 +16,6 @@ use dunlin_snapshot::{Features, Module, Snapshot};
 use crate::boot::{self, Plan, Stored, VolumeKeys};
 use crate::error::Failure;
 use crate::keys::Keys;
-use crate::migrate::outgoing::text;
 use crate::migrate::{Resident, Runner, Track};
 use crate::offer::{Around, Given, Loaded, Volume, limits};
 use crate::office::Office;
@@ -80,11 +80,11 @@ impl Service {
         let module = module.ok_or_else(|| Failure::Invalid("the module is missing".to_owned()))?;
         let loaded = Loaded::from_file(module, &spec, &states)?;
         let plan: Plan = boot::plan(office, &states, &spec, &loaded, origin)?;
-        let world = |error: dunlin_host::Error| Failure::Busy(text(&error));
-        let refused = |error: dunlin_engine::Error| Failure::Module(text(&error));
+        let world = |error: dunlin_host::Error| Failure::Busy(with_causes(&error));
+        let refused = |error: dunlin_engine::Error| Failure::Module(with_causes(&error));
         let record = plan.take(office)?;
         let epoch = record.epoch;
-        let (instance, stored) = match plan.state(office, &loaded, &keys, epoch)? {
+        let (instance, stored) = match plan.state(office, &loaded, epoch)? {
             None => {
                 if let Some(Volume { seal, .. }) = volume.as_deref() {
                     keys.advance(epoch, seal)?;
@@ -149,7 +149,7 @@ impl Service {
     pub(crate) fn watch(&self) -> Result<(Tracker, Duration), Failure> {
         self.runner.stand().map_err(Failure::Over)?;
         let stands = Instant::now();
-        let tracker = self.runner.look(|instance, _| instance.tracker(false).map_err(|error| text(&error)));
+        let tracker = self.runner.look(|instance, _| instance.tracker(false).map_err(|error| with_causes(&error)));
         self.runner.go_on();
         let stood = stands.elapsed();
         Ok((tracker.map_err(Failure::Over)?.map_err(Failure::Busy)?, stood))
@@ -221,7 +221,7 @@ pub(crate) fn rest_of(
         state,
         extra: volume_keys.iter().map(VolumeKeys::section).collect(),
     };
-    dunlin_snapshot::rest(&snapshot).map_err(|error| text(&error))
+    dunlin_snapshot::rest(&snapshot).map_err(|error| with_causes(&error))
 }
 
 /// The world in which an instance runs.
@@ -242,10 +242,10 @@ impl Resident for Tenant {
     }
 
     fn rest(&mut self, instance: &mut Instance) -> Result<Vec<u8>, String> {
-        let mut state = instance.capture_rest().map_err(|error| text(&error))?;
+        let mut state = instance.capture_rest().map_err(|error| with_causes(&error))?;
         let world = world_of(instance).ok_or("the program's world is gone")?;
         let carried = world.carried();
-        state.host = world.freeze().map_err(|error| text(&error))?;
+        state.host = world.freeze().map_err(|error| with_causes(&error))?;
         *self.inside.connections.lock().unwrap_or_else(PoisonError::into_inner) = carried;
         // Committed with the state: what the seal has now opens it.
         rest_of(instance, state, self.volume.as_deref().map(|volume| VolumeKeys::of(&volume.seal)))

@@ -3,14 +3,13 @@
 //! The new instance is made here and runs until it would do something: its world answers no call, so that it stops in
 //! the first one, which is made where it arrives. Until the ledger has decided, the old instance is here and waits.
 
-use dunlin_base::{Value, ValueType};
+use dunlin_base::{Value, ValueType, with_causes};
 use dunlin_engine::{Entry, Flow, Host, Instance, Outcome, Tracker};
 use dunlin_host::{Config, World};
 use dunlin_snapshot::HostSection;
 
 use crate::boot::VolumeKeys;
 use crate::error::Failure;
-use crate::migrate::outgoing::text;
 use crate::offer::{Loaded, limits};
 use crate::service::rest_of;
 
@@ -31,8 +30,8 @@ pub(crate) struct Successor(Instance);
 
 impl Successor {
     pub(crate) fn new(loaded: &Loaded, spec: &dunlin_keep_link::Spec) -> Result<Self, Failure> {
-        let refused = |error: dunlin_engine::Error| Failure::NotMovable(text(&error));
-        let world = World::new(Config::new()).map_err(|error| Failure::NotMovable(text(&error)))?;
+        let refused = |error: dunlin_engine::Error| Failure::NotMovable(with_causes(&error));
+        let world = World::new(Config::new()).map_err(|error| Failure::NotMovable(with_causes(&error)))?;
         let mut instance = Instance::new(&loaded.code, Box::new(Still(world)), limits(spec)).map_err(refused)?;
         // If it computes for long before it calls anything, it stops on the way.
         instance.stop_handle().request();
@@ -44,12 +43,12 @@ impl Successor {
 
     /// Watches its memories, which do not change any more.
     pub(crate) fn tracker(&mut self) -> Result<Tracker, Failure> {
-        self.0.tracker(false).map_err(|error| Failure::Busy(text(&error)))
+        self.0.tracker(false).map_err(|error| Failure::Busy(with_causes(&error)))
     }
 
     /// Its state besides memory, with the world that its predecessor leaves it.
     pub(crate) fn rest(&mut self, host: Vec<HostSection>, volume_keys: Option<VolumeKeys>) -> Result<Vec<u8>, String> {
-        let mut state = self.0.capture_rest().map_err(|error| text(&error))?;
+        let mut state = self.0.capture_rest().map_err(|error| with_causes(&error))?;
         state.host = host;
         rest_of(&self.0, state, volume_keys)
     }

@@ -11,7 +11,7 @@ use dunlin_attest::{
 };
 use dunlin_attest_sim::{SimAttester, machine_of, roots};
 use dunlin_attested::{Asker, BoundEvidence, InstanceSigner, LedgerProof, Trust, policy_in_force};
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_broker::{KemKey, signing_key};
 use dunlin_handover::codec::Wire as _;
 use dunlin_handover::ledger::MAX_PROOF;
@@ -22,7 +22,6 @@ use dunlin_transport::{Roots, TlsIdentity};
 
 use crate::error::Failure;
 use crate::machine::Machine;
-use crate::migrate::outgoing::text;
 
 /// Keys and certificates with which this keep speaks to others, and what its platform says of it.
 #[derive(Debug, Clone)]
@@ -63,7 +62,7 @@ impl Simulated {
             return Ok(attester.clone());
         }
         let opened = SimAttester::of_file(&self.name, &self.program);
-        let opened = Arc::new(opened.map_err(|error| Failure::Untrusted(text(&error)))?);
+        let opened = Arc::new(opened.map_err(|error| Failure::Untrusted(with_causes(&error)))?);
         *attester = Some(opened.clone());
         Ok(opened)
     }
@@ -149,7 +148,9 @@ impl Proof {
         };
         for (kind, digest) in [(TpmEventKind::Module, module), (TpmEventKind::Policy, policy.hash())] {
             let measured = attester.measure(TpmEvent { kind, digest });
-            measured.map_err(|error| Failure::Untrusted(format!("the platform does not measure: {}", text(&error))))?;
+            measured.map_err(|error| {
+                Failure::Untrusted(format!("the platform does not measure: {}", with_causes(&error)))
+            })?;
         }
         Ok(attester)
     }
@@ -162,17 +163,9 @@ impl Proof {
         epoch: u64,
         policy: &Policy,
     ) -> Result<(Evidence, Endorsements, BindingContext), Failure> {
-        let document = policy.document();
         let kem_key = Bytes::from(self.kem.public());
-        let binding = BindingContext {
-            service: document.service.clone(),
-            epoch,
-            policy: policy.hash(),
-            module: spec.module,
-            provider: self.provider.clone(),
-            ledger: document.ledger.id.clone(),
-            ..BindingContext::outside_of_a_session(nonce.0, self.signer.verifying_key(), kem_key)
-        };
+        let binding = BindingContext::outside_of_a_session(nonce.0, self.signer.verifying_key(), kem_key);
+        let binding = BindingContext { epoch, ..policy.bind(binding, spec.module, &self.provider) };
         let (evidence, endorsements) = self.prove(spec, policy, &binding)?;
         Ok((evidence, endorsements, binding))
     }
@@ -180,7 +173,7 @@ impl Proof {
     /// Evidence for the ledger, which is asked to make this instance the holder.
     pub(crate) fn for_ledger(&self, asker: &Asker, spec: &Spec, policy: &Policy) -> Result<BoundEvidence, Failure> {
         let (instance_key, kem_key) = (self.signer.verifying_key(), Bytes::from(self.kem.public()));
-        let binding = asker.binding(instance_key, kem_key, policy, spec.module, self.provider.clone());
+        let binding = asker.binding(instance_key, kem_key, policy, spec.module, &self.provider);
         let (evidence, endorsements) = self.prove(spec, policy, &binding)?;
         Ok(BoundEvidence { binding, evidence: evidence.to_cbor(), endorsements: endorsements.to_cbor() })
     }
@@ -192,7 +185,7 @@ impl Proof {
         binding: &BindingContext,
     ) -> Result<(Evidence, Endorsements), Failure> {
         let given = self.measured(spec.module, policy)?.prove(binding);
-        given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {}", text(&error))))
+        given.map_err(|error| Failure::Untrusted(format!("the platform gives no evidence: {}", with_causes(&error))))
     }
 }
 
@@ -218,7 +211,7 @@ pub(crate) fn ledger_proof(
 pub(crate) fn policy_of(spec: &Spec, ledger: Key, technology: Technology) -> Result<Policy, Failure> {
     let signed = spec.signed_policy.as_ref().map(|signed| (&*signed.object, &*signed.signer));
     let policy = policy_in_force(&spec.name, spec.service, &spec.module, ledger, signed)
-        .map_err(|error| Failure::Untrusted(format!("the policy is refused: {}", text(&error))))?;
+        .map_err(|error| Failure::Untrusted(format!("the policy is refused: {}", with_causes(&error))))?;
     if policy.hash() != spec.policy {
         let came = if signed.is_some() { "the one that came" } else { "none came, and the one without an owner" };
         let text = format!("the policy {} is in force, {came} has the digest {}", spec.policy, policy.hash());

@@ -9,11 +9,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dunlin_base::with_causes;
 use dunlin_broker::{Denied, FetchError};
 use dunlin_host::trust::{Trust, TrustError};
 
 use crate::keys::Keys;
-use crate::migrate::outgoing::text;
 
 /// Most bytes of all keys and values.
 const STORE: usize = 1 << 30;
@@ -62,7 +62,7 @@ impl Trust for Trusted {
             Ok(secret) => Ok(secret.to_vec()),
             Err(FetchError::Denied(Denied::NoSuchSecret)) => Err(TrustError::NotFound),
             Err(FetchError::Denied(denied)) => Err(TrustError::Denied(denied.to_string())),
-            Err(error) => Err(TrustError::Failed(text(&error))),
+            Err(error) => Err(TrustError::Failed(with_causes(&error))),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use dunlin_keep_link::{BrokerCall, Closed, Connected, ConnectionId, ConnectionState, EndedHow, Order, Report, Wish};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::jobs::Job;
 use crate::keep::{Keep, Listener, lock};
@@ -24,10 +25,12 @@ pub(crate) struct Instance {
     runtime: Handle,
     /// The migration with which it came.
     arrived_by: Option<String>,
-    connections: Arc<Mutex<HashMap<ConnectionId, Connection>>>,
+    connections: Arc<Connections>,
     job: Mutex<Option<Arc<Job>>>,
     pub(crate) ended: Mutex<Option<EndedHow>>,
 }
+
+type Connections = Mutex<HashMap<ConnectionId, Connection>>;
 
 /// What the node has of a connection.
 #[derive(Debug)]
@@ -162,15 +165,61 @@ impl Listener for Instance {
         let (service, keep, connections) = (self.service.clone(), self.keep.clone(), self.connections.clone());
         let how = lock(&self.ended).take();
         self.runtime.spawn(async move {
-            // The last that it said may be that its connections go on elsewhere. Whoever hears that has the leave, and on a busy
-            // machine has not come to it yet.
-            let leave = service.begin_after("what follows the end of its keep").await;
-            for (_, connection) in lock(&connections).drain() {
-                if let Connection::Carried(slot) = connection {
-                    relay::lose(&slot);
-                }
-            }
+            let leave = lose(&service, &connections).await;
             verbs::keep_is_gone(&node, &service, &keep, how, leave).await;
         });
+    }
+}
+
+/// Ends the connections of a keep that is gone, and gives the leave to do what follows. The last that the keep said may be
+/// that its connections go on elsewhere. Whoever hears that has the leave, and on a busy machine has not come to it yet.
+async fn lose(service: &Service, connections: &Connections) -> OwnedMutexGuard<()> {
+    let leave = service.begin_after("what follows the end of its keep").await;
+    for (_, connection) in lock(connections).drain() {
+        if let Connection::Carried(slot) = connection {
+            slot.decide(Fate::Gone);
+        }
+    }
+    leave
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use dunlin_handover::ServiceId;
+
+    use super::*;
+    use crate::record::tests::deploy;
+    use crate::record::{Document, Place, Record, Wanted};
+    use crate::slots::Slots;
+
+    #[tokio::test]
+    async fn connections_that_go_on_elsewhere_are_not_lost_when_their_keep_is_gone_before_anybody_heard_of_that() {
+        let folder = std::env::temp_dir().join(format!("dunlin-instance-{}", std::process::id()));
+        let document = Document::new(deploy("a"), ServiceId([1; 16])).unwrap();
+        let service = Service::new(&folder, Record::new(document, Wanted::Running, Place::Here)).unwrap();
+        let slots = Arc::<Slots>::default();
+        let connections = Arc::<Connections>::default();
+        let (_program, carried) = {
+            let (end, program) = UnixStream::pair().unwrap();
+            let kept = program.try_clone().unwrap();
+            (program, slots.add(("m".to_owned(), "c".to_owned()), end.into(), kept.into()).unwrap())
+        };
+        lock(&connections).insert(ConnectionId([1; 16]), Connection::Carried(carried.clone()));
+        // A move is under way. The keep has said its last word and ended; nobody has come to that word.
+        let moves = service.begin("a move").await.unwrap();
+        let (at, of) = (service.clone(), connections.clone());
+        let gone = tokio::spawn(async move { drop(lose(&at, &of).await) });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let onward = Onward { node: "b".to_owned(), migration: "n".to_owned(), ended: false, shut: false };
+        assert!(carried.leave(onward).is_some(), "it goes on elsewhere");
+        drop(moves);
+        gone.await.unwrap();
+        assert!(lock(&connections).is_empty());
+        drop(service);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

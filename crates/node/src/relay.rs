@@ -16,7 +16,7 @@ use crate::frames::{Buffer, Frame, FrameReader, write_closed, write_data, write_
 use crate::node::Node;
 use crate::peer::{self, Halves, Hello, Part, Reply};
 use crate::service::Service;
-use crate::slots::{Fate, Onward, Slot};
+use crate::slots::{Onward, Slot};
 
 /// How long a connection waits for the other node to be ready for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -231,11 +231,6 @@ pub(crate) async fn carry(
             peer::reply(&mut stream, &Reply::Later { reason }).await
         }
     }
-}
-
-/// Ends what a keep had that is gone.
-pub(crate) fn lose(slot: &Slot) {
-    slot.decide(Fate::Gone);
 }
 
 /// A connected stream socket of the program's, which it does not use any more.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use dunlin_base::{Digest, Value};
+use dunlin_base::{Digest, Value, with_causes};
 use dunlin_engine::{Code, Engine, Entry, Instance, Limits, Outcome, Settings, Tier};
 use dunlin_instrument::{Map, Options, PASS_VERSION, Poll, Variant, instrument};
 use dunlin_snapshot::{Envelope, Features, Module, Snapshot, State, encode};
@@ -116,14 +116,7 @@ pub fn compile(engine: &Engine, wasm: &[u8], options: Options) -> Result<Code, F
 
 /// An error with all its causes.
 pub fn chain(what: impl core::fmt::Display, error: &dyn core::error::Error) -> Failure {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Failure::new(text).within(what)
+    Failure::new(with_causes(error)).within(what)
 }
 
 impl Subject {

@@ -2,6 +2,7 @@
 
 use dunlin_base::Digest;
 
+use crate::binding::BindingContext;
 use crate::cose::{self, CoseError, Kind, SigningKey, VerifyingKey};
 use crate::policy::lint::{Severity, lint};
 use crate::policy::model::{ParsePolicyError, PolicyDocument};
@@ -124,6 +125,19 @@ impl Policy {
     /// What the owner wrote.
     pub fn document(&self) -> &PolicyDocument {
         &self.document
+    }
+
+    /// `binding` for an instance that runs `module` under this policy, on a machine of `provider`.
+    pub fn bind(&self, binding: BindingContext, module: Digest, provider: &str) -> BindingContext {
+        let document = self.document();
+        BindingContext {
+            service: document.service.clone(),
+            policy: self.hash(),
+            module,
+            provider: provider.to_owned(),
+            ledger: document.ledger.id.clone(),
+            ..binding
+        }
     }
 
     /// SHA-256 of the text, by which sessions, platforms and tokens name this policy.

@@ -59,10 +59,21 @@ pub(crate) struct World {
     pub(crate) directory: PathBuf,
     /// What its node does to what the ledger says.
     pub(crate) tamper: Arc<AtomicBool>,
-    /// Whether its node keeps from the ledger what its keeps show.
+    /// Whether its node keeps from the ledger what its keeps show with a request.
     pub(crate) withhold: Arc<AtomicBool>,
+    /// Whether it keeps from the ledger what they show with a nomination, or the nomination.
+    pub(crate) nominations: Arc<Mutex<Nominations>>,
     pub(crate) wasm: Arc<Vec<u8>>,
     _cleaner: Arc<Cleaner>,
+}
+
+/// What a node does with nominations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Nominations {
+    #[default]
+    Carries,
+    Strips,
+    Drops,
 }
 
 /// Whoever keeps the ledger is the broker, too.
@@ -166,6 +177,7 @@ impl World {
             directory,
             tamper: Arc::default(),
             withhold: Arc::default(),
+            nominations: Arc::default(),
             wasm: Arc::new(wasm),
         };
         let action = Operation::Create {
@@ -233,11 +245,15 @@ impl World {
                 Ok(reading) => LedgerAnswer::Reading(reading),
                 Err(refused) => LedgerAnswer::Refused(refused),
             },
-            LedgerQuery::Appraise(_) if self.withhold.load(Ordering::SeqCst) => LedgerAnswer::Unreachable,
-            LedgerQuery::Appraise(nomination) => match ledger.appraise(nomination).unwrap() {
-                Ok(()) => LedgerAnswer::Fit,
-                Err(refused) => LedgerAnswer::Refused(refused),
-            },
+            LedgerQuery::Appraise(nomination) => {
+                let mut nomination = nomination.clone();
+                match *self.nominations.lock().unwrap() {
+                    Nominations::Carries => {}
+                    Nominations::Strips => nomination.proof.clear(),
+                    Nominations::Drops => return LedgerAnswer::Unreachable,
+                }
+                ledger.appraise(&nomination).unwrap().map_or_else(LedgerAnswer::Refused, |()| LedgerAnswer::Fit)
+            }
         };
         if self.tamper.load(Ordering::SeqCst)
             && let LedgerAnswer::Reading(reading) = &mut answer

@@ -276,7 +276,7 @@ impl SnapshotReport {
             features: feature_names(header.features),
             product: opened.snapshot.product.as_deref().map(printable),
             restorable: opened.map.is_some().then_some(true).or(opened.problem.as_ref().map(|_| false)),
-            problem: opened.problem.as_ref().map(chain),
+            problem: opened.problem.as_ref().map(Failure::whole),
             sections: envelope.sections().iter().map(SectionReport::of).collect(),
             entry: state.entry.as_ref().map(|entry| printable(&entry.to_string())),
             frames: state.frames.iter().map(|frame| FrameReport::of(frame, &opened)).collect(),
@@ -576,15 +576,4 @@ fn type_of(value: &Value) -> &'static str {
         Value::ExternRef(_) => "externref",
         Value::ExnRef(_) => "exnref",
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &Failure) -> String {
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

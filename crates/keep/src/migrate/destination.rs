@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin_base::Digest;
+use dunlin_base::{Digest, with_causes};
 use dunlin_engine::Prepared;
 use dunlin_handover::LedgerCall;
 use dunlin_handover::destination::{Action, Arrival, Config, Destination as Machine, Event, Outcome};
@@ -16,7 +16,6 @@ use dunlin_snapshot::MemoryTree;
 
 use super::incoming::{Arriving, Incoming, digest_of};
 use super::link::{Connection, Input, Pulse, Stream, ledger};
-use super::outgoing::text;
 use super::shelf::Shelf;
 use super::stage::{Order, Stager};
 use super::{Clock, Error, LedgerWay, OnPhase};
@@ -395,7 +394,7 @@ impl Driver<'_> {
                 let module = core::mem::take(&mut self.module);
                 let module = (!module.is_empty()).then_some(module);
                 self.incoming = Some(Incoming::new(self.prepare(&digest, module)?));
-                self.stager = Some(Stager::create(self.stage.clone()).map_err(|error| text(&error))?);
+                self.stager = Some(Stager::create(self.stage.clone()).map_err(|error| with_causes(&error))?);
                 let mut held = self.lodging.volume_held()?;
                 held.truncate(MAX_HELD_CHUNKS);
                 held.chunks(MAX_HELD).for_each(|held| self.report(Event::VolumeHeld(VolumeHeld(held.to_vec()))));
@@ -441,7 +440,7 @@ impl Driver<'_> {
                 Stager::synced(&answer)?;
                 let module = self.offered.ok_or("nothing was offered")?;
                 let arriving = self.arriving.as_mut().ok_or("no page is missing here")?;
-                arriving.lazy.end().map_err(|error| text(&error))?;
+                arriving.lazy.end().map_err(|error| with_causes(&error))?;
                 let state_hash = digest_of(&mut arriving.trees, &module, &self.rest, &self.sizes);
                 self.report(Event::Sealed { state_hash });
             }
@@ -510,13 +509,13 @@ impl Driver<'_> {
         let (mut prepared, trees, missing) = incoming.finish();
         if late {
             for (index, size) in self.sizes.iter().enumerate() {
-                prepared.grow(index, *size).map_err(|error| text(&error))?;
+                prepared.grow(index, *size).map_err(|error| with_causes(&error))?;
             }
             let inputs = self.inputs.clone();
             let on_fault = move |memory: usize, page| {
                 let _over = inputs.send(Input::Local(Local::Fault(memory as u32, page)));
             };
-            let lazy = prepared.lazy(&missing, Box::new(on_fault)).map_err(|error| text(&error))?;
+            let lazy = prepared.lazy(&missing, Box::new(on_fault)).map_err(|error| with_causes(&error))?;
             let is_fresh = self.lodging.is_fresh();
             self.arriving = Some(Arriving { lazy, trees, is_fresh });
         } else {

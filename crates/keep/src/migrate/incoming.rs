@@ -2,13 +2,12 @@
 
 use core::ops::Range;
 
-use dunlin_base::{Digest, PAGE_SIZE};
+use dunlin_base::{Digest, PAGE_SIZE, with_causes};
 use dunlin_engine::{Lazy, Prepared};
 use dunlin_handover::message::{Content, LeftBehind, Pages};
 use dunlin_snapshot::{MemoryTree, page_digest, state_digest};
 
 use super::destination::IsFresh;
-use super::outgoing::text;
 use super::stage::{decompress, unpack};
 
 /// Ranges of pages by memory.
@@ -34,7 +33,7 @@ impl Incoming {
             let unpacked;
             let bytes: &[u8] = match &run.content {
                 Content::Zero => {
-                    self.prepared.clear(index, run.first, run.count.into()).map_err(|error| text(&error))?;
+                    self.prepared.clear(index, run.first, run.count.into()).map_err(|error| with_causes(&error))?;
                     let end = run.first + u64::from(run.count);
                     self.digest(index, run.first..end);
                     continue;
@@ -45,7 +44,7 @@ impl Incoming {
                     &unpacked
                 }
             };
-            self.prepared.write(index, run.first, bytes).map_err(|error| text(&error))?;
+            self.prepared.write(index, run.first, bytes).map_err(|error| with_causes(&error))?;
             self.digest(index, run.first..run.first + u64::from(run.count));
         }
         Ok(())
@@ -107,7 +106,7 @@ impl Arriving {
                 }
                 // It came before, and what came before is in the digest.
                 Ok(false) => {}
-                Err(error) => failed = Some(text(&error)),
+                Err(error) => failed = Some(with_causes(&error)),
             }
         });
         unpacked.map_err(|()| "pages cannot be unpacked".to_owned())?;

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use dunlin_base::{Digest, PAGE_SIZE, is_zero};
+use dunlin_base::{Digest, PAGE_SIZE, is_zero, with_causes};
 use dunlin_engine::{Method, Tracker};
 use dunlin_handover::message::{Content, LeftBehind, MAX_PAGES, Pages, Run};
 use dunlin_snapshot::{MemoryTree, page_digest, state_digest};
@@ -98,7 +98,7 @@ impl Outgoing {
 
     /// Adds what was written since the last time, and tells how many pages are unsent.
     pub(crate) fn scan(&mut self) -> Result<u64, String> {
-        let scanned = self.tracker.scan().map_err(|error| text(&error))?;
+        let scanned = self.tracker.scan().map_err(|error| with_causes(&error))?;
         for (memory, ranges) in self.memories.iter_mut().zip(scanned) {
             for range in ranges {
                 memory.unsent.insert(range.clone());
@@ -320,15 +320,4 @@ enum For {
     Asked,
     /// They go into the copy that is kept here.
     Copy,
-}
-
-/// An error with its causes, for messages between hosts.
-pub(crate) fn text(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dunlin_base::with_causes;
 use dunlin_engine::{Engine, Entry, Instance, Outcome, StopHandle};
 
 use super::Error;
@@ -314,13 +315,13 @@ fn follow(
                 resident.over(&mut instance);
                 break Ok(outcome);
             }
-            Err(error) => break Err(super::outgoing::text(&error)),
+            Err(error) => break Err(with_causes(&error)),
         }
         if !stand(&mut instance, &mut *resident, shared, orders) {
             break Err("the service is not here any more".to_owned());
         }
         if let Err(error) = instance.stay() {
-            break Err(super::outgoing::text(&error));
+            break Err(with_causes(&error));
         }
         resident.go_on(&mut instance);
         // A wish that came since the program stood would be forgotten with the request.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use dunlin_base::{Digest, PAGE_SIZE};
+use dunlin_base::{Digest, PAGE_SIZE, with_causes};
 use dunlin_engine::Tracker;
 use dunlin_handover::LedgerCall;
 use dunlin_handover::converge::Mode;
@@ -13,7 +13,7 @@ use dunlin_handover::source::{Action, Config, Event, Outcome, Source as Machine}
 use dunlin_handover::statistics::Statistics;
 
 use super::link::{Connection, Input, Pulse, Stream, ledger};
-use super::outgoing::{Outgoing, text};
+use super::outgoing::Outgoing;
 use super::shelf::Shelf;
 use super::stage::{Order, Stager};
 use super::volume::{Ahead, Supply};
@@ -431,7 +431,7 @@ impl Driver<'_> {
     }
 
     fn begin_keeping(&mut self) -> Result<(), String> {
-        self.retained = Some(Stager::create(self.retain.clone()).map_err(|error| text(&error))?);
+        self.retained = Some(Stager::create(self.retain.clone()).map_err(|error| with_causes(&error))?);
         self.outgoing.begin_keeping();
         Ok(())
     }

@@ -258,3 +258,17 @@ fn a_disk_that_takes_long_is_not_taken_for_silence_and_one_that_never_ends_is() 
         assert_eq!(moved, moves, "{source:?} {destination:?}");
     }
 }
+
+/// Signs of life are no messages: however many come, and whenever, they lead to nothing.
+#[test]
+fn signs_of_life_without_end_change_nothing() {
+    for mode in [Mode::Precopy, Mode::Stop] {
+        let world = World::new(Tier::Cranelift, Duration::from_micros(300));
+        world.hands.hook(|moment| match moment {
+            Moment::Frame { bytes, .. } => Act::Deliver(vec![vec![0; 4 * 50_000], bytes.to_vec()]),
+            _ => Act::Pass,
+        });
+        let (source, destination) = world.end(world.begin(options(mode), &Ways::default()));
+        assert!(matches!(source.outcome, source::Outcome::Moved { .. }), "{source:?} {destination:?}");
+    }
+}
