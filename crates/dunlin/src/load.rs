@@ -144,6 +144,11 @@ impl Load {
         self.shared.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).sum()
     }
 
+    /// How many connections were cut off so far.
+    pub(crate) fn broken(&self) -> u64 {
+        self.shared.broken.iter().map(|broken| u64::from(broken.load(Ordering::SeqCst))).sum()
+    }
+
     /// Ends: no more requests, and waits for the last replies.
     pub(crate) fn finish(self) -> Totals {
         self.shared.stop.store(true, Ordering::SeqCst);

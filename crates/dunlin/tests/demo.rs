@@ -1,8 +1,8 @@
-//! The demonstration, the program that it carries, and what benchmarks say without guests.
+//! The demonstration, the program that it carries, the soak, and what benchmarks say without guests.
 
 mod common;
 
-use common::{Scratch, built, guest_data};
+use common::{Ran, Scratch, built, guest_data};
 
 #[test]
 fn the_moved_program_prints_what_the_undisturbed_one_does() {
@@ -48,6 +48,23 @@ fn the_service_that_moves_loses_and_doubles_nothing() {
             "{hop}"
         );
     }
+}
+
+#[test]
+fn a_soak_that_is_asked_to_end_says_what_it_found() {
+    let scratch = Scratch::new("soak");
+    let mut soak = scratch.spawn(&["soak", "--minutes", "60", "--rate", "200", "--values", "10", "--json"]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(soak.stderr.take().unwrap()));
+    assert!(lines.next().unwrap().unwrap().contains("under load"));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&soak), rustix::process::Signal::TERM).unwrap();
+    assert!(lines.next().unwrap().unwrap().contains("ended by a signal"));
+    let ran = Ran::of(soak.wait_with_output().unwrap());
+    let json = ran.json();
+    assert_eq!(ran.code, Some(0), "{json}");
+    assert!(json["minutes"].as_f64() < Some(10.0), "{json}");
+    assert_eq!(json["totals"]["requests"], json["totals"]["replies"], "{json}");
+    assert_eq!((&json["counters_are_right"], &json["failed"]), (&true.into(), &serde_json::json!([])));
 }
 
 #[test]

@@ -280,7 +280,8 @@ fn serve(nodes: impl Future<Output = Result<Vec<Arc<Node>>>>) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn end_of_service() -> Result<()> {
+/// Waits for a signal that asks this program to end.
+pub(crate) async fn end_of_service() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = Failure::because(Exit::Software, "signals cannot be heard");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

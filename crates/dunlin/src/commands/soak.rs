@@ -45,6 +45,8 @@ const MODES: [ModeName; 5] = [ModeName::Precopy, ModeName::Postcopy, ModeName::H
 const MOST_FAILURES: usize = 20;
 /// Moves before the first count of what there is: pools, caches and rings are full then.
 const WARM_UP: usize = 20;
+/// Between two lines about how it goes.
+const EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default, Serialize)]
 struct Outcome {
@@ -56,7 +58,19 @@ struct Outcome {
     counters_are_right: bool,
     before: Resources,
     after: Resources,
+    /// What there was meanwhile, once a minute, moves that were under way included.
+    course: Vec<Moment>,
     left_behind: Vec<String>,
+}
+
+/// How it stood.
+#[derive(Debug, Serialize)]
+struct Moment {
+    minutes: f64,
+    moves: usize,
+    requests: u64,
+    broken_connections: u64,
+    resources: Resources,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -122,10 +136,19 @@ async fn soak(args: &Soak, nodes: &[Arc<Node>], directory: &Path) -> Result<Outc
     let mut outcome = Outcome::default();
     let begun = Instant::now();
     let end = begun + Duration::from_secs_f64(args.minutes.max(0.0) * 60.0);
+    let signal = tokio::spawn(nodes::end_of_service());
+    text::note("the service is under load and moves; Ctrl-C ends that with what was found");
     let mut tried = 0;
-    while Instant::now() < end || outcome.moves <= WARM_UP {
+    while (Instant::now() < end || outcome.moves <= WARM_UP) && !signal.is_finished() {
         if outcome.moves == WARM_UP && outcome.before.descriptors == 0 {
             outcome.before = settled(directory).await;
+        }
+        if begun.elapsed() >= EVERY * (outcome.course.len() as u32 + 1) {
+            let minutes = begun.elapsed().as_secs_f64() / 60.0;
+            let (moves, requests, broken_connections) = (outcome.moves, load.sent(), load.broken());
+            let moment = Moment { minutes, moves, requests, broken_connections, resources: resources(directory) };
+            text::note(moment.line(args.minutes, outcome.failed.len()));
+            outcome.course.push(moment);
         }
         let mode = MODES[tried % MODES.len()];
         tried += 1;
@@ -155,8 +178,14 @@ async fn soak(args: &Soak, nodes: &[Arc<Node>], directory: &Path) -> Result<Outc
         mode.clients_waited_max_ms = mode.clients_waited_max_ms.max(seen.longest_wait_ms);
     }
     outcome.minutes = begun.elapsed().as_secs_f64() / 60.0;
+    if signal.is_finished() {
+        signal.await.map_err(Failure::because(Exit::Software, "signals cannot be heard"))??;
+        text::note("ended by a signal; this is what was found so far");
+    }
     outcome.after = settled(directory).await;
-    outcome.left_behind = left_behind(&outcome.before, &outcome.after);
+    if outcome.moves > WARM_UP {
+        outcome.left_behind = left_behind(&outcome.before, &outcome.after);
+    }
     outcome.totals = live::blocking(move || Ok(load.finish())).await?;
     outcome.counters_are_right = live::check(nodes, &outcome.totals).await?;
     for mode in outcome.modes.values_mut() {
@@ -177,9 +206,29 @@ async fn place(api: &ApiClient) -> Result<String> {
     Ok(service.line.node)
 }
 
+impl Moment {
+    fn line(&self, of: f64, failed: usize) -> String {
+        let Resources { descriptors, memory_bytes, keeps_memory_bytes, .. } = self.resources;
+        format!(
+            "{:.0} of {of} min: {}, {failed} failed; {} requests, {} connections broken; {descriptors} descriptors, nodes {}, \
+             keeps {}",
+            self.minutes,
+            text::count(self.moves, "move"),
+            self.requests,
+            self.broken_connections,
+            text::bytes(memory_bytes),
+            text::bytes(keeps_memory_bytes),
+        )
+    }
+}
+
 /// What there is once keeps that are over have ended, and the pools are full.
 async fn settled(directory: &Path) -> Resources {
     tokio::time::sleep(Duration::from_secs(2)).await;
+    resources(directory)
+}
+
+fn resources(directory: &Path) -> Resources {
     let children = children();
     let keeps_memory_bytes = children.iter().map(|pid| memory(&format!("/proc/{pid}/status"))).sum();
     Resources {
@@ -252,17 +301,20 @@ fn table(outcome: &Outcome) -> String {
             text::time_of(mode.clients_waited_max_ms),
         ]);
     }
-    let mut resources = text::Table::new(&["WHAT", ">BEFORE", ">AFTER"]);
+    let mut resources = text::Table::new(&["WHAT", ">BEFORE", ">MOST", ">AFTER"]);
+    let number = |number: u64| number.to_string();
+    let rows: [(&str, fn(&Resources) -> u64, fn(u64) -> String); 6] = [
+        ("descriptors", |of| of.descriptors as u64, number),
+        ("threads", |of| of.threads as u64, number),
+        ("keeps", |of| of.children as u64, number),
+        ("files", |of| of.files as u64, number),
+        ("memory of the nodes", |of| of.memory_bytes, text::bytes),
+        ("memory of the keeps", |of| of.keeps_memory_bytes, text::bytes),
+    ];
     let (before, after) = (&outcome.before, &outcome.after);
-    for (what, before, after) in [
-        ("descriptors", before.descriptors.to_string(), after.descriptors.to_string()),
-        ("threads", before.threads.to_string(), after.threads.to_string()),
-        ("keeps", before.children.to_string(), after.children.to_string()),
-        ("files", before.files.to_string(), after.files.to_string()),
-        ("memory of the nodes", text::bytes(before.memory_bytes), text::bytes(after.memory_bytes)),
-        ("memory of the keeps", text::bytes(before.keeps_memory_bytes), text::bytes(after.keeps_memory_bytes)),
-    ] {
-        resources.row([what.to_owned(), before, after]);
+    for (what, of, said) in rows {
+        let most = outcome.course.iter().map(|moment| &moment.resources).chain([before, after]).map(of).max();
+        resources.row([what.to_owned(), said(of(before)), said(most.unwrap_or_default()), said(of(after))]);
     }
     let totals = &outcome.totals;
     let mut said = format!(
