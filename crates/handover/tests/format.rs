@@ -137,6 +137,7 @@ fn messages() -> Vec<Message> {
         Message::Complete(Complete { pages: 3, blocktime: 250 }),
         Message::Reattach(Reattach { migration, service, epoch: 0x0103, placed: 1 }),
         Message::Reattached(staged()),
+        Message::Placed(2),
         Message::Ping(1),
         Message::Pong(1),
         Message::Abort(Abort { code: AbortCode::Cancelled, text: Text::new("cancelled") }),

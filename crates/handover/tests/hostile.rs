@@ -12,8 +12,8 @@ use dunlin_handover::destination::{self, Destination};
 use dunlin_handover::ledger::{LedgerState, Operation, Reading, Record, Recovery, Request, Signature, Staged};
 use dunlin_handover::message::{
     Abort, AbortCode, Chunk, Content, Evidence, Features, Final, HashChain, Hello, LeftBehind, Link, MAX_HELD,
-    MAX_HELD_CHUNKS, MemoryShape, Message, Offer, Pages, Role, Round, Run, Text, Versions, VolumeChunks, VolumeHeld,
-    Welcome,
+    MAX_HELD_CHUNKS, MemoryShape, Message, Offer, PageRequest, Pages, Reattach, Role, Round, Run, Text, Versions,
+    VolumeChunks, VolumeHeld, Welcome,
 };
 use dunlin_handover::source::{self, Source};
 use dunlin_handover::{
@@ -66,7 +66,11 @@ struct Peer(Link);
 
 impl Peer {
     fn new(role: Role) -> Self {
-        Self(Link::new(Box::new(HashChain::new(&[9; 32], role)), 1))
+        Self::speaking(role, 1)
+    }
+
+    fn speaking(role: Role, version: u16) -> Self {
+        Self(Link::new(Box::new(HashChain::new(&[9; 32], role)), version))
     }
 
     fn frame(&mut self, message: &Message) -> Vec<u8> {
@@ -329,7 +333,11 @@ fn retained() -> Staged {
 }
 
 fn source(record: Record) -> (Source, Peer) {
-    let config = source::Config {
+    (Source::new(source_config(record), NOW), Peer::new(Role::Destination))
+}
+
+fn source_config(record: Record) -> source::Config {
+    source::Config {
         migration: MIGRATION,
         record,
         module: hash(50),
@@ -344,8 +352,41 @@ fn source(record: Record) -> (Source, Peer) {
         limits: Limits::default(),
         guard: Box::new(HashChain::new(&[9; 32], Role::Source)),
         entropy: Entropy::new([2; 32]),
-    };
-    (Source::new(config, NOW), Peer::new(Role::Destination))
+    }
+}
+
+/// A source that serves what stayed behind to a destination that has come back.
+fn serving() -> (Source, Peer) {
+    let retained = source::Retained { migration: MIGRATION, version: 0, platform: TestKey::named("pb").platform() };
+    let mut machine = Source::restarted(source_config(*ledger().record().unwrap()), retained, hash(1), NOW);
+    let mut peer = Peer::speaking(Role::Destination, Versions::SUPPORTED.newest);
+    machine.handle_local(NOW, source::Event::Reconnected(Box::new(HashChain::new(&[9; 32], Role::Source))));
+    let reattach = Reattach { migration: MIGRATION, service: SERVICE, epoch: 3, placed: 0 };
+    machine.handle_message(NOW, &peer.frame(&Message::Reattach(reattach))).unwrap();
+    answer(&mut machine, &mut waiting().2);
+    assert_eq!(machine.phase(), "serving");
+    assert!(matches!(peer.hear(machine.poll_transmit(NOW)), Message::Reattached(_)));
+    (machine, peer)
+}
+
+/// Sends whatever may be sent that nobody asked for, from page `from` on; returns the page behind it and the largest message.
+fn push(machine: &mut Source, peer: &mut Peer, from: u64) -> (u64, u32) {
+    let (mut next, mut largest) = (from, 0);
+    loop {
+        while let Some(frame) = machine.poll_transmit(NOW) {
+            peer.hear(Some(frame));
+        }
+        match machine.poll_action() {
+            Some(source::Action::SendPages { round, max }) => {
+                let runs = vec![Run { first: next, count: max, content: Content::Zero }];
+                machine.handle_local(NOW, source::Event::Pages(Pages { round, memory: 0, runs }));
+                machine.handle_local(NOW, source::Event::BatchEnd { left: 1 << 20 });
+                (next, largest) = (next + u64::from(max), largest.max(max));
+            }
+            Some(_) => {}
+            None => return (next, largest),
+        }
+    }
 }
 
 fn welcome() -> Message {
@@ -508,6 +549,49 @@ fn claims_of_chunks_are_taken_up_to_a_limit_and_not_in_version_1() {
     let chunks = Message::VolumeChunks(VolumeChunks(vec![vec![1]]));
     assert!(machine.handle_message(NOW, &peer.frame(&chunks)).is_err());
     assert!(machine.poll_action().is_none_or(|action| !matches!(action, destination::Action::StoreVolume(_))));
+}
+
+#[test]
+fn what_nobody_asked_for_is_little_while_the_program_waits_and_more_when_it_does_not() {
+    let (mut machine, mut peer) = serving();
+    let say = |machine: &mut Source, peer: &mut Peer, message: Message| {
+        machine.handle_message(NOW, &peer.frame(&message)).unwrap();
+    };
+    assert_eq!(push(&mut machine, &mut peer, 0), (64, 16));
+    assert_eq!(push(&mut machine, &mut peer, 64).0, 64, "nothing is in place");
+    say(&mut machine, &mut peer, Message::Placed(15));
+    assert_eq!(push(&mut machine, &mut peer, 64).0, 64, "less than a message");
+    say(&mut machine, &mut peer, Message::Placed(16));
+    assert_eq!(push(&mut machine, &mut peer, 64).0, 80);
+    // As long as the program waits for nothing, more and more is on its way.
+    let mut sent = 80;
+    for _ in 0..8 {
+        say(&mut machine, &mut peer, Message::Placed(sent));
+        sent = push(&mut machine, &mut peer, sent).0;
+    }
+    let before = sent;
+    say(&mut machine, &mut peer, Message::Placed(sent));
+    let (after, largest) = push(&mut machine, &mut peer, sent);
+    assert_eq!((after - before, largest), (1024, 256));
+    // It waits: that is answered at once, and nothing else follows before what is on its way has come.
+    say(&mut machine, &mut peer, Message::PageRequest(PageRequest { memory: 0, first: 5, count: 1 }));
+    assert!(matches!(machine.poll_action(), Some(source::Action::ServePages(_))));
+    say(&mut machine, &mut peer, Message::Placed(after - 64));
+    assert_eq!(push(&mut machine, &mut peer, after).0, after);
+    say(&mut machine, &mut peer, Message::Placed(after - 48));
+    assert_eq!(push(&mut machine, &mut peer, after), (after + 16, 16));
+}
+
+#[test]
+fn m11_a_destination_cannot_have_more_in_place_than_was_sent_nor_less_than_before() {
+    for lies in [[65, 65], [32, 31], [u64::MAX, 0]] {
+        let (mut machine, mut peer) = serving();
+        push(&mut machine, &mut peer, 0);
+        let taken = lies.map(|placed| machine.handle_message(NOW, &peer.frame(&Message::Placed(placed))));
+        let refused = taken.into_iter().find_map(Result::err).expect("it was taken");
+        assert!(refused.to_string().contains("in place"), "{refused}");
+        assert_eq!(machine.phase(), "paused", "what stayed behind is kept");
+    }
 }
 
 #[test]

@@ -327,6 +327,31 @@ fn postcopy_link_loss_pauses_then_recovers_or_gives_back() {
 }
 
 #[test]
+fn postcopy_recovers_between_versions_too_and_says_what_is_in_place_where_there_are_words_for_that() {
+    use dunlin_handover::message::Versions;
+    for (ours, theirs) in [(2, 3), (3, 2), (3, 3)] {
+        let versions = |newest| Versions { oldest: 1, newest };
+        let begun = || {
+            let mut world = prepared(8, Mode::Postcopy);
+            world.migrate_with(0, 1, |c| c.versions = versions(ours), |c| c.versions = versions(theirs));
+            world
+        };
+        let mut world = begun();
+        assert!(settled(&mut world));
+        let (all, said) = (world.boundary, world.log.iter().any(|line| line.contains("kind 0x35")));
+        assert_eq!(said, ours.min(theirs) == 3, "{ours} {theirs}");
+        for at in 1..=all {
+            let mut world = begun();
+            world.plan = Some((at, Fault::Cut));
+            assert!(settled(&mut world), "{ours} {theirs} at {at}: {} {}", world.phase(0), world.phase(1));
+            let node = world.running()[0];
+            serves(&mut world, node, 10);
+            world.assert_no_request_lost_or_doubled();
+        }
+    }
+}
+
+#[test]
 fn an_adversary_that_dirties_every_page_ends_by_policy() {
     use dunlin_handover::converge::TimeoutAction;
     let adversary = |mode, action, postcopy| {

@@ -89,7 +89,7 @@ impl Destination {
             return self.end(Outcome::Live { epoch });
         }
         let (record, missing) = (*record, last.lazy_pages);
-        let lazy = Lazy { record, last: last.clone(), missing, unplaced: 0, received: 0, push_ended: false };
+        let lazy = Lazy { record, last: last.clone(), missing, unplaced: 0, received: 0, said: 0, push_ended: false };
         self.phase = Phase::Lazy(lazy);
         if !self.party.connected {
             self.pause(now);

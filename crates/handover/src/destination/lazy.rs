@@ -11,6 +11,9 @@ use crate::party::ProtocolError;
 /// Most requests remembered while the link is down. A program has few threads; each waits for one run of pages.
 const MAX_FAULTS: usize = 1024;
 
+/// So many pages are put in place before the source hears of them: less than one message of its smallest window.
+const WORTH_SAYING: u64 = 16;
+
 impl Destination {
     pub(super) fn lazy_pages(&mut self, pages: Pages) -> Result<(), ProtocolError> {
         self.check_bounds(pages.memory, pages.end())?;
@@ -38,12 +41,22 @@ impl Destination {
             lazy.missing = missing;
             lazy.unplaced = lazy.unplaced.saturating_sub(1);
         }
+        self.say_what_is_placed(now);
         if self.faults.is_empty()
             && let Some(since) = self.blocked.0.take()
         {
             self.blocked.1 = self.blocked.1.saturating_add(now.since(since));
         }
         self.settle_memory(now);
+    }
+
+    fn say_what_is_placed(&mut self, now: Time) {
+        let Phase::Lazy(Lazy { unplaced: 0, received, said, .. }) = &mut self.phase else { return };
+        let message = Message::Placed(*received);
+        if received.saturating_sub(*said) >= WORTH_SAYING && message.since() <= self.party.link.version() {
+            *said = *received;
+            self.party.send(now, &message);
+        }
     }
 
     pub(super) fn fault(&mut self, now: Time, request: PageRequest) {
@@ -100,7 +113,7 @@ impl Destination {
             epoch: paused.lazy.record.epoch,
             placed: paused.lazy.last.lazy_pages.saturating_sub(paused.lazy.missing),
         };
-        self.party.reconnect(now, Link::new(guard, self.versions.newest));
+        self.party.reconnect(now, Link::new(guard, self.party.link.version()));
         self.party.send(now, &Message::Reattach(reattach));
     }
 
@@ -114,7 +127,7 @@ impl Destination {
         self.phase = match core::mem::replace(&mut self.phase, Phase::Listening) {
             Phase::Paused(Paused { mut lazy, .. }) => {
                 lazy.last.retained = Some(retained);
-                lazy.received = 0;
+                (lazy.received, lazy.said) = (0, 0);
                 lazy.push_ended = false;
                 Phase::Lazy(lazy)
             }

@@ -164,6 +164,8 @@ struct Lazy {
     unplaced: u32,
     /// Pages received on this link.
     received: u64,
+    /// Of how many of them the source has heard.
+    said: u64,
     push_ended: bool,
 }
 
@@ -212,10 +214,14 @@ impl Destination {
     pub fn restarted(config: Config, arrival: Arrival, record: Record, missing: u64, now: Time) -> Self {
         let mut destination = Self::new(config, now);
         let Arrival { hello, record: offered, evidence, memories, last } = arrival;
+        let theirs = Versions { oldest: hello.oldest, newest: hello.newest };
+        if let Some(version) = destination.versions.common(theirs) {
+            destination.party.link.agree(version);
+        }
         destination.party.service = hello.service;
         destination.party.connected = false;
         destination.arrival = Some(Offered { hello, record: offered, evidence, memories, dry_run: false });
-        let lazy = Lazy { record, last, missing, unplaced: 0, received: 0, push_ended: false };
+        let lazy = Lazy { record, last, missing, unplaced: 0, received: 0, said: 0, push_ended: false };
         destination.phase = Phase::Paused(Paused { lazy, since: now, attached: false });
         destination
     }

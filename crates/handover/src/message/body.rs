@@ -45,6 +45,7 @@ macro_rules! messages {
             pub const fn since(&self) -> u16 {
                 match self {
                     Self::VolumeHeld(_) | Self::VolumeChunks(_) => 2,
+                    Self::Placed(_) => 3,
                     _ => 1,
                 }
             }
@@ -119,6 +120,8 @@ messages! {
     /// Source: the ledger says that you hold the service; everything that stayed behind comes again. Carries a
     /// statement about what is kept that is good for the destination's present epoch.
     0x34 Reattached(Staged),
+    /// Destination: so many of the pages that came over this link after the switch are in place. Since version 3.
+    0x35 Placed(u64),
     /// Either: are you there?
     0x40 Ping(u64),
     /// Either: yes.

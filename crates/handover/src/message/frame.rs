@@ -87,9 +87,9 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// What this program speaks: the newest version and the one before it. Version 1 has no messages for volumes: their
-    /// contents travel with the state.
-    pub const SUPPORTED: Self = Self { oldest: 1, newest: 2 };
+    /// What this program speaks. Version 1 has no messages for volumes: their contents travel with the state. Up to version 2
+    /// a destination does not say which pages are in place, and its source sends them in post-copy as fast as it can.
+    pub const SUPPORTED: Self = Self { oldest: 1, newest: 3 };
 
     /// The newest version that both speak.
     pub fn common(self, other: Self) -> Option<u16> {
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(versions(2, 3).common(versions(1, 2)), Some(2));
         assert_eq!(versions(2, 3).common(versions(3, 4)), Some(3));
         assert_eq!(versions(3, 4).common(versions(1, 2)), None);
-        assert_eq!(Versions::SUPPORTED.common(Versions::SUPPORTED), Some(2));
+        assert_eq!(Versions::SUPPORTED.common(Versions::SUPPORTED), Some(3));
         assert_eq!(Versions::SUPPORTED.common(versions(1, 1)), Some(1));
     }
 

@@ -146,8 +146,8 @@ impl Source {
                     self.want_pages(now);
                 } else if !serving.push_ended {
                     serving.push_ended = true;
-                    let pushed = serving.pushed;
-                    self.party.send(now, &Message::PushEnd(pushed));
+                    let sent = serving.window.sent();
+                    self.party.send(now, &Message::PushEnd(sent));
                 }
             }
             (
@@ -168,13 +168,23 @@ impl Source {
             && self.not_before <= now
         {
             self.wanted = None;
-            self.actions.push_back(Action::SendPages { round, max: MAX_PAGES });
+            self.actions.push_back(Action::SendPages { round, max: self.batch() });
         }
     }
 
     pub(super) fn has_room(&self) -> bool {
         let room = if matches!(self.phase, Phase::Serving(_)) { ROOM_LAZY } else { ROOM };
-        self.party.connected && self.party.link.queued() < room
+        self.party.connected && self.party.link.queued() < room && self.batch() > 0
+    }
+
+    /// How many pages may leave in one message.
+    fn batch(&self) -> u32 {
+        match &self.phase {
+            Phase::Serving(serving) if self.party.link.version() >= 3 => {
+                u32::try_from(serving.window.room()).unwrap_or(MAX_PAGES).min(MAX_PAGES)
+            }
+            _ => MAX_PAGES,
+        }
     }
 
     pub(super) fn time_limit(&self) -> Option<Time> {
@@ -275,8 +285,8 @@ impl Source {
                 finishing.pages += count;
                 ram.downtime_bytes += carried;
             }
-            Phase::Serving(Serving { pushed, .. }) => {
-                *pushed += count;
+            Phase::Serving(Serving { window, .. }) => {
+                window.send(count);
                 ram.postcopy_bytes += carried;
             }
             _ => return,

@@ -1,4 +1,7 @@
 //! After the switch: memory that stayed behind follows.
+//!
+//! What the program waits for comes behind what is on its way already, so that little must be on its way while it waits for
+//! much: a window, as in TCP, which a request closes and time without requests opens.
 
 use super::{Action, Outcome, Phase, Source};
 use crate::ids::Time;
@@ -7,10 +10,78 @@ use crate::message::{Guard, Link, Message, PageRequest, Reattach};
 use crate::party::ProtocolError;
 use crate::statistics::Status;
 
+/// Pages that are on their way while the program waits for some.
+const LEAST: u64 = 64;
+/// Pages that are on their way at most: a program that waits for the first time in a while waits for these, too.
+const MOST: u64 = 1024;
+
+/// Which pages are on their way to the destination, over the present link.
+#[derive(Debug)]
+pub(super) struct Window {
+    size: u64,
+    /// Pages that were sent, whether they were asked for or not.
+    sent: u64,
+    /// Pages of which the destination says that they are in place.
+    placed: u64,
+    /// How many pages had been sent when the window got this size. What comes to be in place of them says nothing of it.
+    since: u64,
+}
+
+impl Window {
+    pub(super) const fn new() -> Self {
+        Self { size: LEAST, sent: 0, placed: 0, since: 0 }
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many pages may be sent that nobody asked for, in one message. Four messages fill the window, so that the way is
+    /// not empty for want of an answer; smaller ones are not worth it.
+    pub(super) fn room(&self) -> u64 {
+        let (quarter, on_their_way) = (self.size / 4, self.sent.saturating_sub(self.placed));
+        if on_their_way.saturating_add(quarter) <= self.size { quarter } else { 0 }
+    }
+
+    pub(super) fn send(&mut self, pages: u64) {
+        self.sent = self.sent.saturating_add(pages);
+    }
+
+    /// The program waits: what comes before the page that it waits for is to be little from now on.
+    fn asked(&mut self) {
+        (self.size, self.since) = (LEAST, self.sent);
+    }
+
+    /// Takes the destination's word; gives it back if it cannot be.
+    fn take(&mut self, placed: u64) -> Result<(), u64> {
+        if !(self.placed..=self.sent).contains(&placed) {
+            return Err(placed);
+        }
+        self.placed = placed;
+        if placed >= self.since.saturating_add(self.size) {
+            (self.size, self.since) = ((self.size * 2).min(MOST), self.sent);
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     pub(super) fn page_requested(&mut self, request: PageRequest) {
         self.statistics.ram.postcopy_requests += 1;
+        if let Phase::Serving(serving) = &mut self.phase {
+            serving.window.asked();
+        }
         self.actions.push_back(Action::ServePages(request));
+    }
+
+    pub(super) fn placed(&mut self, now: Time, pages: u64) -> Result<(), ProtocolError> {
+        if let Phase::Serving(serving) = &mut self.phase {
+            let why = "more pages are in place than were sent, or fewer than before";
+            let unacceptable = ProtocolError::Unacceptable { message: "Placed", why };
+            serving.window.take(pages).map_err(|_| unacceptable)?;
+            self.want_pages(now);
+        }
+        Ok(())
     }
 
     /// The link is lost; everything is kept until the destination is back or has given the service back.
@@ -30,7 +101,7 @@ impl Source {
 
     pub(super) fn reconnected(&mut self, now: Time, guard: Box<dyn Guard>) {
         if matches!(self.phase, Phase::Paused(_)) {
-            self.party.reconnect(now, Link::new(guard, self.versions.newest));
+            self.party.reconnect(now, Link::new(guard, self.party.link.version()));
             self.statistics.status = Status::PostcopyRecover;
         }
     }
@@ -82,7 +153,7 @@ impl Source {
             Phase::Paused(mut serving) => {
                 serving.reattach = None;
                 serving.push_ended = false;
-                serving.pushed = 0;
+                serving.window = Window::new();
                 serving.activated = true;
                 Phase::Serving(serving)
             }

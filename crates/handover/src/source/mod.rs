@@ -221,8 +221,7 @@ struct Serving {
     departure: Departure,
     platform: PlatformId,
     activated: bool,
-    /// Pages pushed, over all links.
-    pushed: u64,
+    window: lazy::Window,
     push_ended: bool,
     /// A destination that waits for the ledger to confirm its epoch.
     reattach: Option<u64>,
@@ -231,7 +230,8 @@ struct Serving {
 
 impl Serving {
     fn new(departure: Departure, platform: PlatformId, look_again: Time) -> Self {
-        Self { departure, platform, activated: false, pushed: 0, push_ended: false, reattach: None, look_again }
+        let window = lazy::Window::new();
+        Self { departure, platform, activated: false, window, push_ended: false, reattach: None, look_again }
     }
 }
 
@@ -462,6 +462,7 @@ impl Source {
                 self.activated(now, restore);
             }
             (Phase::Serving(_), Message::PageRequest(request)) => self.page_requested(request),
+            (Phase::Serving(_), Message::Placed(pages)) => self.placed(now, pages)?,
             (Phase::Serving(_), Message::Complete(complete)) => {
                 self.statistics.ram.postcopy_blocktime = Duration::from_micros(complete.blocktime);
                 self.actions.push_back(Action::Release);

@@ -383,7 +383,12 @@ impl World {
 
     /// Puts a frame on the wire: 1 ms and 100 MB/s each way.
     pub(crate) fn transmit(&mut self, from: usize, frame: Vec<u8>) {
-        let (to, lane) = if from == self.ends.0 { (self.ends.1, 0) } else { (self.ends.0, 1) };
+        let (to, lane) = match self.ends {
+            (one, other) if from == one => (other, 0),
+            (one, other) if from == other => (one, 1),
+            // The end of an earlier link, which nothing takes to this one.
+            _ => return,
+        };
         let sending = Duration::from_nanos(frame.len() as u64 * 10);
         self.busy[lane] = self.busy[lane].max(self.now) + sending;
         let wait = self.busy[lane].since(self.now) + Duration::from_millis(1);

@@ -88,12 +88,14 @@ pub(crate) struct Outgoing {
     tracker: Tracker,
     memories: Vec<Memory>,
     compress: bool,
+    /// Behind the page, of this memory, for which the program waited last: it is likely to need the next ones soon.
+    near: Option<(usize, u64)>,
 }
 
 impl Outgoing {
     pub(crate) fn new(tracker: Tracker, compress: bool) -> Self {
         let memories = (0..tracker.memories()).map(|_| Memory::default()).collect();
-        Self { tracker, memories, compress }
+        Self { tracker, memories, compress, near: None }
     }
 
     /// Adds what was written since the last time, and tells how many pages are unsent.
@@ -132,25 +134,33 @@ impl Outgoing {
 
     /// Takes up to `max` unsent pages that the destination cannot derive, as one message; `None` when none is left.
     pub(crate) fn batch(&mut self, round: u32, max: u32) -> Option<Pages> {
-        for index in 0..self.memories.len() {
-            let mut runs = Vec::new();
-            let mut taken = 0;
-            while taken < u64::from(max) {
-                let set = &self.memories[index].unsent;
-                let Some(range) = set.ranges(set.low).next() else { break };
-                let range = range.start..range.end.min(range.start + u64::from(max) - taken);
-                let set = &mut self.memories[index].unsent;
-                set.low = range.end;
-                for page in range.clone() {
-                    set.remove(page);
-                }
-                taken += self.read(index, range, false, &mut runs);
-            }
-            if !runs.is_empty() {
-                return Some(Pages { round, memory: index as u32, runs });
-            }
+        if let Some((index, from)) = self.near.take()
+            && let Some(pages) = self.batch_from(index, Some(from), round, max)
+        {
+            self.near = pages.runs.last().map(|run| (index, run.first + u64::from(run.count)));
+            return Some(pages);
         }
-        None
+        (0..self.memories.len()).find_map(|index| self.batch_from(index, None, round, max))
+    }
+
+    /// Of one memory, from this page on or from the first one that is unsent.
+    fn batch_from(&mut self, index: usize, from: Option<u64>, round: u32, max: u32) -> Option<Pages> {
+        let mut runs = Vec::new();
+        let (mut taken, mut at) = (0, from);
+        while taken < u64::from(max) {
+            let set = &mut self.memories[index].unsent;
+            let Some(range) = set.ranges(at.unwrap_or(set.low)).next() else { break };
+            let range = range.start..range.end.min(range.start + u64::from(max) - taken);
+            match &mut at {
+                Some(at) => *at = range.end,
+                None => set.low = range.end,
+            }
+            for page in range.clone() {
+                set.remove(page);
+            }
+            taken += self.read(index, range, false, &mut runs);
+        }
+        (!runs.is_empty()).then_some(Pages { round, memory: index as u32, runs })
     }
 
     /// These pages, for a program that waits for them.
@@ -163,6 +173,7 @@ impl Outgoing {
             return None;
         }
         let mut runs = Vec::new();
+        self.near = Some((index, range.end));
         for page in range.clone() {
             self.memories[index].unsent.remove(page);
         }
@@ -194,6 +205,7 @@ impl Outgoing {
 
     /// All that stayed behind is to be sent again.
     pub(crate) fn restart_push(&mut self) {
+        self.near = None;
         for memory in &mut self.memories {
             memory.unsent = PageSet { low: 0, ..memory.behind.clone() };
         }

@@ -21,7 +21,7 @@ use dunlin_keep::migrate::{Runner, Staged, load};
 
 use crate::hands::{Act, Moment};
 use crate::moving::{Move, Ways, limits, options};
-use crate::world::{Here, SERVICE, TestChecks, World, entries, named, request, shelf, state};
+use crate::world::{Here, Program, SERVICE, SMALL, TestChecks, World, entries, named, request, shelf, state};
 
 /// What fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,7 +101,7 @@ enum At {
 
 /// A move with `failing` there; nothing if the move does not come to that.
 fn fail(options: &Options, failing: Failing, at: At) -> Option<Row> {
-    let world = World::new(Tier::Cranelift, Duration::from_micros(200));
+    let world = World::of(Program::new(Tier::Cranelift, SMALL), Duration::from_micros(200), false);
     let (count, fired) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (counted, told, outside) = (count.clone(), fired.clone(), world.outside.clone());
     let stopped = Arc::new(Mutex::new(0));

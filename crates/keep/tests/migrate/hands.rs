@@ -248,6 +248,7 @@ pub(crate) fn name(kind: u8) -> &'static str {
         0x32 => "Complete",
         0x33 => "Reattach",
         0x34 => "Reattached",
+        0x35 => "Placed",
         0x40 => "Ping",
         0x41 => "Pong",
         0x42 => "Abort",

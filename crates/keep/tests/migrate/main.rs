@@ -8,15 +8,19 @@ mod hands;
 mod moving;
 mod world;
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dunlin_base::Digest;
 use dunlin_engine::{Lazy, Tier};
+use dunlin_handover::codec::Wire as _;
 use dunlin_handover::converge::{Mode, Options, TimeoutAction};
-use dunlin_handover::message::Role;
+use dunlin_handover::message::{LeftBehind, Pages, Role};
 use dunlin_handover::{Limits, destination, source};
 use dunlin_keep::migrate::{SourceReport, load};
 
+use hands::{Act, Moment};
 use moving::{Ways, options};
 use world::{World, shelf, state};
 
@@ -73,6 +77,56 @@ fn moves_in_mode_postcopy() {
     }
 }
 
+/// In post-copy, what the program waited for last tells what it is likely to need next.
+#[test]
+fn what_nobody_asked_for_begins_behind_what_somebody_did() {
+    #[derive(Default)]
+    struct Seen {
+        behind: BTreeSet<u64>,
+        asked: Option<u64>,
+        followed: u32,
+        wrong: Vec<(u64, u64)>,
+    }
+    if !Lazy::is_available() {
+        return;
+    }
+    let world = World::new(Tier::Cranelift, Duration::from_micros(200));
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let look = seen.clone();
+    world.hands.hook(move |moment| {
+        let Moment::Frame { from: Role::Source, kind, bytes } = moment else { return Act::Pass };
+        let mut seen = look.lock().unwrap();
+        let body = &bytes[16..bytes.len() - 16];
+        match kind {
+            0x15 => seen.behind.extend(LeftBehind::from_bytes(body).unwrap().ranges.iter().flat_map(pages_of)),
+            0x10 => {
+                let Pages { round, runs, .. } = Pages::from_bytes(body).unwrap();
+                let numbers: Vec<u64> = runs.iter().flat_map(|run| pages_of(&(run.first, run.count))).collect();
+                if round == u32::MAX {
+                    seen.asked = numbers.last().map(|last| last + 1);
+                } else if let Some(next) = seen.asked.take()
+                    && seen.behind.contains(&next)
+                {
+                    seen.followed += 1;
+                    seen.wrong.extend((numbers[0] != next).then_some((next, numbers[0])));
+                }
+                seen.behind.retain(|page| !numbers.contains(page));
+            }
+            _ => {}
+        }
+        Act::Pass
+    });
+    let (source, _) = world.end(world.begin(options(Mode::Postcopy), &Ways::default()));
+    assert!(matches!(source.outcome, source::Outcome::Moved { .. }), "{source:?}");
+    let seen = seen.lock().unwrap();
+    assert!(seen.followed > 0 && seen.wrong.is_empty(), "{} {:?}", seen.followed, seen.wrong);
+    assert!(seen.behind.is_empty(), "{:?}", seen.behind);
+}
+
+fn pages_of((first, count): &(u64, u32)) -> core::ops::Range<u64> {
+    *first..*first + u64::from(*count)
+}
+
 #[test]
 fn moves_in_modes_hybrid_and_auto() {
     moves(Mode::Hybrid, &compressed(), Tier::Cranelift);
@@ -121,7 +175,7 @@ fn cancelled_in_any_phase_the_program_runs_somewhere() {
                     let _nobody = at_boundary.send(());
                 }
                 count += 1;
-                hands::Act::Pass
+                Act::Pass
             });
             let moving = world.begin(options(mode), &Ways::default());
             // A move that ends before it is cancelled is one that was cancelled too late.

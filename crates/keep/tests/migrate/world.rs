@@ -26,8 +26,11 @@ pub(crate) fn shelf(path: &Path) -> Shelf {
     Shelf::sealed(path, Arc::new(LocalKey::derived(b"the machine of both places").objects(SERVICE.0)))
 }
 
-/// Dirties pages at random places in each round, copies a large block, and grows now and then.
-pub(crate) const GUEST: &str = r#"(module
+/// Dirties pages at random places in each round, copies a block, and grows now and then.
+macro_rules! guest {
+    (pages: $pages:literal, copy_to: $to:literal, copied: $length:literal) => {
+        concat!(
+            r#"(module
     (import "env" "more" (func $more (param i32) (result i32)))
     (memory (export "memory") 40 200)
     (data (i32.const 70000) "data that a fresh instance has")
@@ -38,14 +41,20 @@ pub(crate) const GUEST: &str = r#"(module
             (local.set $i (i32.const 0))
             (loop $page
                 (local.set $seed (i32.add (i32.mul (local.get $seed) (i32.const 1664525)) (i32.const 1013904223)))
-                (i32.store (i32.mul (i32.rem_u (i32.shr_u (local.get $seed) (i32.const 8)) (i32.const 600)) (i32.const 4096))
+                (i32.store (i32.mul (i32.rem_u (i32.shr_u (local.get $seed) (i32.const 8)) (i32.const "#,
+            $pages,
+            r#")) (i32.const 4096))
                     (local.get $seed))
                 (local.set $i (i32.add (local.get $i) (i32.const 1)))
                 (br_if $page (i32.lt_u (local.get $i) (i32.const 20))))
             (memory.fill (i32.const 70000) (i32.const 0) (i32.const 30))
             (if (i32.eqz (i32.rem_u (local.get $n) (i32.const 50))) (then
                 (drop (memory.grow (i32.const 1)))
-                (memory.copy (i32.const 1000000) (i32.const 0) (i32.const 400000))
+                (memory.copy (i32.const "#,
+            $to,
+            r#") (i32.const 0) (i32.const "#,
+            $length,
+            r#"))
                 (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 16)) (local.get $n))))
             (br_if $out (i32.eqz (call $more (local.get $n))))
             (br $again)))
@@ -54,7 +63,14 @@ pub(crate) const GUEST: &str = r#"(module
             (local.set $sum (i64.add (i64.mul (local.get $sum) (i64.const 31)) (i64.load (local.get $i))))
             (local.set $i (i32.add (local.get $i) (i32.const 8)))
             (br_if $add (i32.lt_u (local.get $i) (i32.mul (memory.size) (i32.const 65536)))))
-        (i64.add (local.get $sum) (i64.extend_i32_u (local.get $n)))))"#;
+        (i64.add (local.get $sum) (i64.extend_i32_u (local.get $n)))))"#
+        )
+    };
+}
+
+pub(crate) const GUEST: &str = guest!(pages: 600, copy_to: 1000000, copied: 400000);
+/// The same with little memory, for tests in which a move is made once for each thing that happens in it.
+pub(crate) const SMALL: &str = guest!(pages: 60, copy_to: 262144, copied: 65536);
 
 /// The world of the program: how far it is, and how far it is to go. Shared by all places, as a client would be.
 #[derive(Debug)]
