@@ -289,6 +289,9 @@ fn memory(status: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
+/// What it is called, how much of it there is, and how that is written.
+type Resource = (&'static str, fn(&Resources) -> u64, fn(u64) -> String);
+
 fn table(outcome: &Outcome) -> String {
     let mut modes = text::Table::new(&["MODE", ">MOVES", ">PAUSE P50", ">P99", ">MAX", ">CLIENTS WAITED"]);
     for (name, mode) in &outcome.modes {
@@ -303,7 +306,7 @@ fn table(outcome: &Outcome) -> String {
     }
     let mut resources = text::Table::new(&["WHAT", ">BEFORE", ">MOST", ">AFTER"]);
     let number = |number: u64| number.to_string();
-    let rows: [(&str, fn(&Resources) -> u64, fn(u64) -> String); 6] = [
+    let rows: [Resource; 6] = [
         ("descriptors", |of| of.descriptors as u64, number),
         ("threads", |of| of.threads as u64, number),
         ("keeps", |of| of.children as u64, number),

@@ -21,6 +21,8 @@ const ALIVE: [u8; 4] = [0; 4];
 const WRITING: usize = 4;
 /// Frames that wait for the driver.
 const READING: usize = 8;
+/// How long what the other side said last may take to come, once nothing can be said to it any more.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A stream whose two directions are used by two threads.
 pub struct Stream {
@@ -132,18 +134,24 @@ impl Connection {
         let close: Arc<dyn Fn() + Send + Sync> = close.into();
         let (frames, outgoing): (_, Receiver<Vec<u8>>) = sync_channel(WRITING);
         let waiting = Arc::new(AtomicBool::new(false));
-        let (to_driver, is_waiting, pulse) = (inputs.clone(), waiting.clone(), pulse.clone());
+        let (to_driver, is_waiting, pulse, closing) = (inputs.clone(), waiting.clone(), pulse.clone(), close.clone());
         let writer = thread::Builder::new().name("dunlin-writer".to_owned()).spawn(move || {
+            // The other side may have said its last word, that it has everything, and gone, while frames are on their way to
+            // it. That the link is lost is for the reader to say, who hears that word first.
+            let mut broken: Option<Instant> = None;
             loop {
-                let frame = match outgoing.recv_timeout(pulse.every) {
-                    Ok(frame) => frame,
-                    Err(RecvTimeoutError::Timeout) if pulse.is_at_work() => ALIVE.to_vec(),
-                    Err(RecvTimeoutError::Timeout) => continue,
+                let patience = broken.map_or(pulse.every, |until| until.saturating_duration_since(Instant::now()));
+                let frame = match outgoing.recv_timeout(patience) {
+                    Ok(frame) => Some(frame),
+                    Err(RecvTimeoutError::Timeout) => pulse.is_at_work().then(|| ALIVE.to_vec()),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                if writer.write_all(&frame).and_then(|()| writer.flush()).is_err() {
-                    let _gone = to_driver.send(Input::LinkLost(number));
-                    return;
+                match (broken, frame) {
+                    (None, Some(frame)) if writer.write_all(&frame).and_then(|()| writer.flush()).is_err() => {
+                        broken = Some(Instant::now() + LAST_WORDS);
+                    }
+                    (Some(until), _) if until <= Instant::now() => return closing(),
+                    _ => {}
                 }
                 if is_waiting.swap(false, Ordering::SeqCst) {
                     let _gone = to_driver.send(Input::Room);
@@ -289,4 +297,78 @@ pub(crate) fn ledger<L: Send + 'static>(
     });
     spawned.map_err(Error::Thread)?;
     Ok(calls)
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_handover::message::{ChannelGuard, Message};
+
+    use super::*;
+
+    /// Reads what is there once somebody lets it, and then finds the end.
+    struct Late(Receiver<()>, io::Cursor<Vec<u8>>);
+
+    impl Read for Late {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let _let = self.0.recv();
+            self.1.read(into)
+        }
+    }
+
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_a_side_that_is_gone_is_heard_before_the_link_is_lost() {
+        let mut link = Link::new(Box::new(ChannelGuard), 1);
+        link.send(&Message::Ping(7));
+        let word = link.poll().unwrap();
+        let (let_read, late) = channel();
+        let (closed, is_closed) = channel();
+        let stream = Stream {
+            reader: Box::new(Late(late, io::Cursor::new(word.clone()))),
+            writer: Box::new(Gone),
+            close: Box::new(move || closed.send(()).unwrap_or_default()),
+        };
+        let (inputs, heard) = channel::<Input<()>>();
+        let connection = Connection::open(3, stream, &inputs, &Pulse::new(&Limits::default())).unwrap();
+        // More than the queue holds, to a side that is gone: the driver is not held up.
+        for _ in 0..WRITING * 4 {
+            let mut unsent = connection.send(word.clone());
+            while let Some(frame) = unsent {
+                assert!(matches!(heard.recv().unwrap(), Input::Room));
+                unsent = connection.send(frame);
+            }
+        }
+        drop(let_read);
+        let mut rest = heard.iter().filter(|input| !matches!(input, Input::Room));
+        assert!(matches!(rest.next(), Some(Input::Frame(3, frame)) if frame == word));
+        assert!(matches!(rest.next(), Some(Input::LinkLost(3))));
+        drop(connection);
+        assert!(is_closed.recv().is_ok());
+    }
+
+    #[test]
+    fn a_side_that_nothing_can_be_said_to_and_that_says_nothing_is_closed() {
+        let (_let_read, late) = channel();
+        let (closed, is_closed) = channel();
+        let stream = Stream {
+            reader: Box::new(Late(late, io::Cursor::default())),
+            writer: Box::new(Gone),
+            close: Box::new(move || closed.send(()).unwrap_or_default()),
+        };
+        let (inputs, _heard) = channel::<Input<()>>();
+        let connection = Connection::open(0, stream, &inputs, &Pulse::new(&Limits::default())).unwrap();
+        assert!(connection.send(vec![1]).is_none());
+        assert!(is_closed.recv_timeout(Duration::from_secs(60)).is_ok());
+    }
 }
