@@ -146,12 +146,14 @@ impl Connection {
                     Err(RecvTimeoutError::Timeout) => pulse.is_at_work().then(|| ALIVE.to_vec()),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                match (broken, frame) {
-                    (None, Some(frame)) if writer.write_all(&frame).and_then(|()| writer.flush()).is_err() => {
-                        broken = Some(Instant::now() + LAST_WORDS);
+                if let Some(until) = broken {
+                    if until <= Instant::now() {
+                        return closing();
                     }
-                    (Some(until), _) if until <= Instant::now() => return closing(),
-                    _ => {}
+                } else if let Some(frame) = frame
+                    && writer.write_all(&frame).and_then(|()| writer.flush()).is_err()
+                {
+                    broken = Some(Instant::now() + LAST_WORDS);
                 }
                 if is_waiting.swap(false, Ordering::SeqCst) {
                     let _gone = to_driver.send(Input::Room);
