@@ -5,14 +5,11 @@ use dunlin_base::Digest;
 use super::{Action, Destination, GivingBack, Lazy, Outcome, Paused, Phase};
 use crate::ids::Time;
 use crate::ledger::{Operation, Request, Staged};
-use crate::message::{AbortCode, Complete, Guard, Link, Message, PageRequest, Pages, Reattach};
+use crate::message::{AbortCode, Complete, Guard, Link, Message, PLACED_EVERY, PageRequest, Pages, Reattach};
 use crate::party::ProtocolError;
 
 /// Most requests remembered while the link is down. A program has few threads; each waits for one run of pages.
 const MAX_FAULTS: usize = 1024;
-
-/// So many pages are put in place before the source hears of them: less than one message of its smallest window.
-const WORTH_SAYING: u64 = 16;
 
 impl Destination {
     pub(super) fn lazy_pages(&mut self, pages: Pages) -> Result<(), ProtocolError> {
@@ -53,7 +50,7 @@ impl Destination {
     fn say_what_is_placed(&mut self, now: Time) {
         let Phase::Lazy(Lazy { unplaced: 0, received, said, .. }) = &mut self.phase else { return };
         let message = Message::Placed(*received);
-        if received.saturating_sub(*said) >= WORTH_SAYING && message.since() <= self.party.link.version() {
+        if received.saturating_sub(*said) >= PLACED_EVERY && message.since() <= self.party.link.version() {
             *said = *received;
             self.party.send(now, &message);
         }

@@ -12,5 +12,6 @@ pub use body::{
     Offer, PageRequest, Reattach, Round, Text, Welcome,
 };
 pub use frame::{ChannelGuard, FrameError, Guard, HashChain, Link, MAX_FRAME, Role, Versions};
+pub(crate) use pages::PLACED_EVERY;
 pub use pages::{Content, LeftBehind, MAX_PAGES, Pages, Run};
 pub use volume::{MAX_HELD, MAX_HELD_CHUNKS, MAX_VOLUME_BYTES, VolumeChunks, VolumeHeld};

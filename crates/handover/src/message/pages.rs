@@ -6,6 +6,8 @@ use crate::codec::{DecodeError, Reader, Wire, Writer};
 
 /// Most pages that one message carries as bytes.
 pub const MAX_PAGES: u32 = 256;
+/// So many pages are put in place after the switch, at most, before the source hears of them.
+pub(crate) const PLACED_EVERY: u64 = 16;
 
 /// Most runs in one message.
 const MAX_RUNS: usize = 1024;

@@ -6,12 +6,13 @@
 use super::{Action, Outcome, Phase, Source};
 use crate::ids::Time;
 use crate::ledger::Record;
-use crate::message::{Guard, Link, Message, PageRequest, Reattach};
+use crate::message::{Guard, Link, Message, PLACED_EVERY, PageRequest, Reattach};
 use crate::party::ProtocolError;
 use crate::statistics::Status;
 
-/// Pages that are on their way while the program waits for some.
-const LEAST: u64 = 64;
+/// Pages that are on their way while the program waits for some. Four times what a destination keeps to itself, so that it
+/// never waits for pages which wait for its word.
+const LEAST: u64 = 4 * PLACED_EVERY;
 /// Pages that are on their way at most: a program that waits for the first time in a while waits for these, too.
 const MOST: u64 = 1024;
 
